@@ -1,1 +1,1 @@
-"""The experiment: spec -> cells -> stage tree -> search (Ray Tune) -> trial (Ray Train) -> tracking (MLflow) -> report."""
+"""The experiment: spec -> cells -> stage tree -> search (Ray Tune) -> trial (Ray Train) -> MLflow -> report."""
