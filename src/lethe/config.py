@@ -120,12 +120,14 @@ def _note_lines(node: yaml.Node | None, location: Location, lines: dict[Location
 
 def override(source: Source, overrides: list[str]) -> Source:
     """Apply `a.b=VALUE`; VALUE is a YAML scalar or list or, where it is neither, the text as it is."""
-    data, changed = json.loads(json.dumps(source.data)), set(source.overridden)
+    data: dict[str, Any] = json.loads(json.dumps(source.data))
+    changed = set(source.overridden)
     for text in overrides:
         path, equals, value = text.partition("=")
         if not equals or not path:
             raise UserError(f"command line: found {text!r}; allowed: FIELD=VALUE or FIELD.FIELD=VALUE")
-        keys, here = path.split("."), data
+        keys = path.split(".")
+        here: Any = data
         for key in keys[:-1]:
             here = here.setdefault(key, {})
             if not isinstance(here, dict):
@@ -143,7 +145,10 @@ def validate(model: type[C], source: Source, context: dict[str, Any] | None = No
     try:
         return model.model_validate(source.data, context=context)
     except ValidationError as error:
-        problems = [_describe(model, source, dict(e)) for e in error.errors(include_url=False)]
+        errors = [dict(e) for e in error.errors(include_url=False)]
+        inner = {tuple(e["loc"][:-1]) for e in errors}
+        # A list whose items are all wrong is not too short as well.
+        problems = [_describe(model, source, e) for e in errors if e["type"] != "too_short" or e["loc"] not in inner]
         raise UserError("\n".join(dict.fromkeys(problems))) from None
 
 

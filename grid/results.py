@@ -1,0 +1,131 @@
+"""From curves to results: one row a cell, written by the driver alone."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from grid.cells import Cell
+from grid.search import Outcome
+from grid.spec import Grid
+from lethe.evaluation.forgetting import History, StageCurve, metrics
+from lethe.training.stage import Stage
+from lethe.training.store import CURVE, StageStore
+
+CELL_CURVE = pa.schema([("cell", pa.string()), ("stage", pa.int64()), *CURVE])
+
+
+class Results:
+    """The measured cells of a grid, read from the stage store."""
+
+    def __init__(
+        self, grid: Grid, cells: list[Cell], store: StageStore, keys: Mapping[str, str], measured: str
+    ) -> None:
+        self.grid, self.cells, self.store, self.keys, self.measured = grid, cells, store, keys, measured
+        self._curves: dict[str, pa.Table] = {}
+
+    def is_finished(self, cell: Cell) -> bool:
+        """Whether all that the cell measures is in the store."""
+        return all(self.store.has(self.keys[stage.identity], self.measured) for stage in cell.stages)
+
+    def row(self, cell: Cell, outcome: Outcome) -> dict[str, Any]:
+        """The cell's coordinates, how it ended, and its metrics (null unless it is finished)."""
+        intervention = cell.stages[-1].intervention if cell.intervention else None
+        row: dict[str, Any] = {
+            "cell": cell.name,
+            "baseline": cell.baseline,
+            "model": cell.model,
+            "interleaving_ratio": cell.ratio,
+            "intervention": cell.intervention,
+            "intervention_kind": intervention.kind if intervention else None,
+            "intervention_config": json.dumps(intervention.parameters, sort_keys=True) if intervention else None,
+            "seed": cell.seed,
+            "status": outcome.status,
+            "reason": outcome.reason,
+            "stage_key": self.keys[cell.stages[-1].identity],
+        }
+        return row | (self._metrics(cell) if outcome.status == "finished" else {})
+
+    def curve(self, cell: Cell) -> pa.Table:
+        """The cell's curve, schema CELL_CURVE; tokens count over the whole sequence."""
+        tables, before = [], 0
+        for i, stage in enumerate(cell.stages):
+            table = self._curve(stage)
+            tokens = pa.array(table["tokens"].to_numpy() + before)
+            columns = [pa.array([cell.name] * len(table)), pa.array([i] * len(table)), *table.columns]
+            columns[3] = tokens
+            tables.append(pa.table(columns, schema=CELL_CURVE))
+            before += stage.steps * stage.tokens_per_step
+        return pa.concat_tables(tables)
+
+    def write(self, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
+        """Write `results.parquet` and `curves.parquet`; returns the rows."""
+        rows = [self.row(cell, outcomes[cell.name]) for cell in self.cells]
+        names = list(dict.fromkeys(name for row in rows for name in row))
+        texts = {"cell", "baseline", "model", "intervention", "intervention_kind", "intervention_config"}
+        texts |= {"status", "reason", "stage_key"}
+        schema = [(n, pa.string() if n in texts else pa.int64() if n == "seed" else pa.float64()) for n in names]
+        _replace(self.grid.folder / "results.parquet", pa.Table.from_pylist(rows, pa.schema(schema)))
+        curves = [self.curve(cell) for cell in self.cells if outcomes[cell.name].status == "finished"]
+        _replace(self.grid.folder / "curves.parquet", pa.concat_tables([CELL_CURVE.empty_table(), *curves]))
+        return rows
+
+    def _metrics(self, cell: Cell) -> dict[str, float | None]:
+        alike = [other for other in self.cells if (other.model, other.seed) == (cell.model, cell.seed)]
+        roots = {other.stages[0].identity: other.stages[0] for other in alike}
+        measured = [root for root in roots.values() if self.store.has(self.keys[root.identity], self.measured)]
+        history = History([self._measured(s) for s in cell.stages], [self._measured(root) for root in measured])
+        return metrics(history, list(self.grid.corpora))
+
+    def _measured(self, stage: Stage) -> StageCurve:
+        table = self._curve(stage)
+        names, values = table["name"].to_numpy(zero_copy_only=False), table["value"].to_numpy()
+        tokens, seconds = table["tokens"].to_numpy(), table["seconds"].to_numpy()
+        points = {str(n): np.stack([tokens[names == n], values[names == n]], axis=1) for n in np.unique(names)}
+        return StageCurve(stage.mixture, stage.steps * stage.tokens_per_step, float(seconds[-1]), points)
+
+    def _curve(self, stage: Stage) -> pa.Table:
+        key = self.keys[stage.identity]
+        if key not in self._curves:
+            table = self.store.curve(key, self.measured)
+            assert table is not None, f"{key} is finished but has no curve"
+            self._curves[key] = table
+        return self._curves[key]
+
+
+def _replace(path: Path, table: pa.Table) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    pq.write_table(table, temporary)
+    temporary.replace(path)
+
+
+def forgetting_table(rows: list[dict[str, Any]], corpora: list[str]) -> str:
+    """Forgetting by baseline, model, ratio and intervention, for the terminal: the mean over seeds, and each seed."""
+    groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] == "finished":
+            point = (row["baseline"], row["model"], row["interleaving_ratio"], row["intervention"])
+            groups.setdefault(point, []).append(row)
+    header = ["baseline", "model", "ratio", "intervention", "seeds"]
+    header += [f"forgetting {c} (lost)" for c in corpora] + [f"final loss {c}" for c in corpora]
+    lines = [header]
+    for (baseline, model, ratio, intervention), group in groups.items():
+        line = [baseline, model, "" if ratio is None else f"{ratio:g}", intervention or "", str(len(group))]
+        for corpus in corpora:
+            lost, share = _mean(group, f"forgetting/{corpus}"), _mean(group, f"fraction_lost/{corpus}")
+            line.append("" if lost is None else f"{lost:+.3f}" + ("" if share is None else f" ({share:.0%})"))
+        line += [f"{_mean(group, f'final_loss/{corpus}'):.3f}" for corpus in corpora]
+        lines.append(line)
+    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
+    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+
+
+def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
+    values = [row[name] for row in rows if row.get(name) is not None]
+    return sum(values) / len(values) if values else None

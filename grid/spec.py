@@ -1,0 +1,207 @@
+"""A grid's YAML: the experiment as a validated value. Every name in it is resolved here, and nowhere else."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    Field,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    StringConstraints,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+
+from lethe.config import Config, Source, UserError, named, override, read_yaml, validate
+from lethe.corpora.domains import CorpusConfig
+from lethe.interventions import InterventionConfig
+from lethe.model.config import ModelConfig
+from lethe.tokens.tokenizer import TokenizerConfig
+from lethe.training.stage import StageConfig
+
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Ratio = Annotated[float, Field(ge=0, lt=1)]
+
+
+class GridStage(StageConfig):
+    """The part of the grid that all stages share."""
+
+    interleaving: Literal["replace", "add"] = "replace"
+    max_epochs: PositiveFloat = Field(1, description="how often a corpus may be read over a sequence")
+
+
+class Resources(Config):
+    """What a model gets; more than one worker means DDP under Ray Train."""
+
+    workers: PositiveInt = 1
+    cpus: PositiveFloat = Field(1, description="a worker")
+    gpus: Annotated[float, Field(ge=0)] = Field(0, description="a worker; below 1 several cells share a GPU")
+    threads: PositiveInt = 1
+    micro_batch: PositiveInt | None = Field(None, description="sequences at once in memory; default: all of a step's")
+
+
+class Part(Config):
+    """One stage of a baseline: a mixture and its budget."""
+
+    mixture: dict[str, Annotated[float, Field(ge=0)]]
+    tokens: PositiveInt | None = Field(None, description="default: stage.tokens for each corpus of the mixture")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return {"mixture": {value: 1.0}}
+        if isinstance(value, dict) and "mixture" not in value:
+            return {"mixture": value}
+        return value
+
+    @model_validator(mode="after")
+    def _some_weight(self) -> "Part":
+        if sum(self.mixture.values()) <= 0:
+            raise ValueError(f"found {self.mixture}; allowed: at least one weight above 0")
+        return self
+
+
+class Axes(Config):
+    """One product of a grid with several: what it leaves out is the whole axis of the grid."""
+
+    baselines: tuple[Name, ...] | None = None
+    models: tuple[Name, ...] | None = None
+    interleaving_ratios: tuple[Ratio, ...] | None = None
+    interventions: tuple[Name, ...] | None = None
+    seeds: tuple[NonNegativeInt, ...] | None = None
+
+
+class Grid(Config):
+    """The experiment. `storage` is absolute, names of corpora and models are their configurations."""
+
+    name: Name
+    description: str = ""
+    storage: Path = Path()
+    source: str = "sample"
+    corpora: dict[Name, CorpusConfig] = Field(min_length=1)
+    tokenizer: TokenizerConfig = TokenizerConfig()
+    models: dict[Name, ModelConfig] = Field(min_length=1)
+    baselines: dict[Name, tuple[Part, ...]] = Field(min_length=1)
+    interleaving_ratios: tuple[Ratio, ...] = Field((0.0,), min_length=1)
+    interventions: dict[Name, InterventionConfig] = Field(
+        {"none": InterventionConfig(kind="none")}, min_length=1, validate_default=True
+    )
+    seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
+    stage: GridStage
+    resources: dict[Name, Resources] = {}
+    grids: tuple[Axes, ...] = ()
+
+    @field_validator("corpora", mode="before")
+    @classmethod
+    def _resolve_corpora(cls, value: Any) -> Any:
+        """`[food, automotive]`, or `{food: {tokens: 5000000}, ...}` to override fields of configs/corpora/*.yaml."""
+        overrides = value if isinstance(value, dict) else {name: {} for name in _names(value)}
+        return {name: read_yaml(named("corpora", name)).data | (fields or {}) for name, fields in overrides.items()}
+
+    @field_validator("models", mode="before")
+    @classmethod
+    def _resolve_models(cls, value: Any) -> Any:
+        return {name: read_yaml(named("models", name)).data for name in _names(value)}
+
+    @field_validator("baselines", mode="before")
+    @classmethod
+    def _resolve_baselines(cls, value: Any, info: ValidationInfo) -> Any:
+        """Names of the built-in ones, or `{NAME: [stage, ...]}`; a stage is a corpus or a mixture."""
+        corpora = list(info.data.get("corpora", ("A", "B")))  # not there when they are wrong themselves
+        result: dict[str, Any] = {}
+        for entry in value if isinstance(value, list) else [value]:
+            if isinstance(entry, str):
+                result[entry] = _built_in(entry, corpora)
+            elif isinstance(entry, dict) and all(isinstance(parts, list) and parts for parts in entry.values()):
+                result |= entry
+            else:
+                raise ValueError(f"found {entry!r}; allowed: a built-in name, or {{NAME: [CORPUS or MIXTURE, ...]}}")
+        return result
+
+    @field_validator("baselines")
+    @classmethod
+    def _known_corpora(cls, value: dict[str, tuple[Part, ...]], info: ValidationInfo) -> dict[str, tuple[Part, ...]]:
+        used = [corpus for parts in value.values() for part in parts for corpus in part.mixture]
+        corpora = info.data.get("corpora", used)
+        for corpus in used:
+            if corpus not in corpora:
+                raise ValueError(f"found {corpus!r}; allowed: the corpora of this grid: {', '.join(corpora)}")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Grid":
+        problems = [
+            f"resources: found {name!r}; allowed: default, {', '.join(self.models)}"
+            for name in self.resources
+            if name not in ("default", *self.models)
+        ]
+        for i, axes in enumerate(self.grids):
+            for axis in ("baselines", "models", "interventions"):
+                problems += [
+                    f"grids[{i}].{axis}: found {name!r}; allowed: {', '.join(getattr(self, axis))}"
+                    for name in getattr(axes, axis) or ()
+                    if name not in getattr(self, axis)
+                ]
+        for name, model in self.models.items():
+            batch, asked = self.stage.batch, self.resources_of(name)
+            if self.stage.tokens < batch * model.context:
+                problems.append(
+                    f"stage.tokens: found {self.stage.tokens:,}; allowed: at least one batch, "
+                    f"{batch * model.context:,} tokens for model {name}"
+                )
+            if batch % (asked.workers * (asked.micro_batch or 1)):
+                problems.append(
+                    f"stage.batch: found {batch}; allowed: a multiple of the {asked.workers} workers x "
+                    f"{asked.micro_batch or 1} sequences of a micro-batch of {name}"
+                )
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def resources_of(self, model: str) -> Resources:
+        return self.resources.get(model) or self.resources.get("default") or Resources()
+
+    @property
+    def folder(self) -> Path:
+        """Where this grid's own files lie."""
+        return self.storage / "runs" / self.name
+
+
+def _names(value: Any) -> list[str]:
+    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
+        raise ValueError(f"found {value!r}; allowed: a list of names")
+    return value
+
+
+def _built_in(name: str, corpora: list[str]) -> list[Any]:
+    """The baselines of the design, over the grid's two corpora A and B in the order given."""
+    if name not in ("sequential_ab", "sequential_ba", "combined"):
+        raise ValueError(
+            f"found {name!r}; allowed: sequential_ab, sequential_ba, combined, or {{{name}: [CORPUS or MIXTURE, ...]}}"
+        )
+    if len(corpora) != 2:
+        raise ValueError(f"{name!r} is defined for two corpora, found {len(corpora)}; allowed: {{NAME: [CORPUS, ...]}}")
+    a, b = corpora
+    sequences: dict[str, list[Any]] = {"sequential_ab": [a, b], "sequential_ba": [b, a], "combined": [{a: 1, b: 1}]}
+    return sequences[name]
+
+
+def load_grid(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
+    """Read, override and validate a grid; raises UserError that lists every problem."""
+    read = read_yaml(path)
+    source = override(read._replace(data={"name": Path(path).stem} | read.data), list(overrides))
+    grid = validate(Grid, source)
+    return grid.model_copy(update={"storage": _absolute(grid.storage, source)})
+
+
+def _absolute(storage: Path, source: Source) -> Path:
+    if not storage.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        raise UserError(
+            f"{source.name}: storage: found {str(storage)!r}; allowed: an absolute path, since a job runs in a copy of "
+            "the working folder that vanishes with it (add storage=/ABSOLUTE/PATH)"
+        )
+    return storage.resolve()

@@ -1,0 +1,140 @@
+"""The stage tree: all cells' stages with equal ones merged, and what that costs and saves. Starts nothing."""
+
+from collections import Counter
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+from grid.cells import Cell, expand
+from grid.spec import Grid
+from lethe.model.config import flops_per_token, parameters
+from lethe.training.stage import Stage
+
+
+class Tree:
+    """A grid's cells and its distinct stages, by identity, parents before children."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.cells = expand(grid)
+        self.stages: dict[str, Stage] = {}
+        self.uses: Counter[str] = Counter()
+        for cell in self.cells:
+            needed = needed_stages(cell)
+            self.stages |= needed
+            self.uses.update(list(needed))
+
+    @cached_property
+    def model_of(self) -> dict[str, str]:
+        """The model's name for each stage."""
+        return {identity: cell.model for cell in self.cells for identity in needed_stages(cell)}
+
+    def plan(self, keys: Mapping[str, str] | None = None, finished: frozenset[str] = frozenset()) -> dict[str, Any]:
+        """The plan as JSON: counts, then the cells and stages themselves.
+
+        `keys` (identity -> stage key) and `finished` (identities that need no training) are known only once the
+        corpora exist.
+        """
+        stages = [self._stage(identity, keys, finished) for identity in self.stages]
+        return {
+            "name": self.grid.name,
+            "description": self.grid.description,
+            "corpora": list(self.grid.corpora),
+            "cells": len(self.cells),
+            "stages": len(stages),
+            "tokens": sum(stage["tokens"] for stage in stages),
+            "tokens_without_sharing": sum(_tokens(stage) for cell in self.cells for stage in cell.stages),
+            "flops": sum(stage["flops"] for stage in stages),
+            "models": {name: self._model(name) for name in self.grid.models},
+            "stage_list": stages,
+            "cell_list": [_cell(cell) for cell in self.cells],
+            "config": self.grid.model_dump(mode="json", exclude={"storage"}),
+        }
+
+    def _stage(self, identity: str, keys: Mapping[str, str] | None, finished: frozenset[str]) -> dict[str, Any]:
+        stage, model = self.stages[identity], self.model_of[identity]
+        result = {
+            "id": identity,
+            "parent": stage.parent.identity if stage.parent else None,
+            "name": stage_name(stage),
+            "model": model,
+            "seed": stage.seed,
+            "tokens": _tokens(stage),
+            "flops": _tokens(stage) * flops_per_token(stage.model, self.grid.tokenizer.vocab_size),
+            "cells": self.uses[identity],
+        }
+        return result if keys is None else result | {"key": keys[identity], "reused": identity in finished}
+
+    def _model(self, name: str) -> dict[str, Any]:
+        model, vocab_size = self.grid.models[name], self.grid.tokenizer.vocab_size
+        return {
+            "parameters": parameters(model, vocab_size),
+            "flops_per_token": flops_per_token(model, vocab_size),
+            "definition": model.model_dump(mode="json"),
+        }
+
+
+def needed_stages(cell: Cell) -> dict[str, Stage]:
+    """Every stage that must be finished for the cell, by identity, in an order in which they can be trained."""
+    needed: dict[str, Stage] = {}
+
+    def visit(stage: Stage) -> None:
+        for other in (*((stage.parent,) if stage.parent else ()), *stage.reads):
+            visit(other)
+        needed.setdefault(stage.identity, stage)
+
+    visit(cell.stages[-1])
+    return needed
+
+
+def stage_name(stage: Stage) -> str:
+    """For people: `food`, `automotive 95% + food 5% after food`, with the intervention where there is one."""
+    parts = sorted(stage.mixture.items(), key=lambda item: -item[1])
+    shares = [corpus if len(parts) == 1 else f"{corpus} {100 * share:.3g}%" for corpus, share in parts]
+    name = " + ".join(shares)
+    if stage.intervention.kind != "none":
+        name += f" with {stage.intervention.kind}"
+    return f"{name} after {stage_name(stage.parent)}" if stage.parent else name
+
+
+def _tokens(stage: Stage) -> int:
+    return stage.steps * stage.tokens_per_step
+
+
+def _cell(cell: Cell) -> dict[str, Any]:
+    return {
+        "cell": cell.name,
+        "baseline": cell.baseline,
+        "model": cell.model,
+        "interleaving_ratio": cell.ratio,
+        "intervention": cell.intervention,
+        "seed": cell.seed,
+        "stages": [stage.identity for stage in cell.stages],
+    }
+
+
+def describe(plan: Mapping[str, Any]) -> str:
+    """The plan for people: the tree, its cost, and what sharing saves."""
+    saved = 1 - plan["tokens"] / plan["tokens_without_sharing"] if plan["tokens_without_sharing"] else 0
+    lines = [f"{plan['name']}: {plan['cells']} cells, {plan['stages']} stages"]
+    for name, model in plan["models"].items():
+        lines.append(f"  model {name}: {model['parameters']:,} parameters, {model['flops_per_token']:,} FLOPs a token")
+    children: dict[str | None, list[Mapping[str, Any]]] = {}
+    for stage in plan["stage_list"]:
+        children.setdefault(stage["parent"], []).append(stage)
+
+    def walk(parent: str | None, depth: int) -> None:
+        for stage in children.get(parent, []):
+            name = stage["name"].split(" after ")[0]
+            state = f"  {stage['key']}{' reused' if stage['reused'] else ''}" if "key" in stage else ""
+            cells = f"{stage['cells']} cell{'s' if stage['cells'] > 1 else ''}"
+            about = f"{stage['model']}, seed {stage['seed']}, " if depth == 0 else ""
+            lines.append(f"  {'   ' * depth}- {name} ({about}{stage['tokens']:,} tokens, {cells}){state}")
+            walk(stage["id"], depth + 1)
+
+    walk(None, 0)
+    lines.append(
+        f"  {plan['tokens']:,} tokens and {plan['flops']:.3g} FLOPs; without sharing stages "
+        f"{plan['tokens_without_sharing']:,} tokens ({saved:.0%} saved)"
+    )
+    return "\n".join(lines)

@@ -1,0 +1,106 @@
+"""A trial walks the stages of one cell: in its own process with one worker, inside Ray Train with more."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from grid.cells import Cell
+from grid.spec import Resources
+from grid.tree import needed_stages
+from lethe.config import UserError
+from lethe.tokens.shards import TokenData
+from lethe.training.stage import Evaluation, Stage
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What all trials of a grid share: where things lie, what is measured, what each model gets."""
+
+    runs: Path
+    tokens: Path
+    corpora: tuple[str, ...]
+    evaluation: Evaluation
+    checkpoint_every: int
+    resources: Mapping[str, Resources]
+
+    def job(self, stage: Stage) -> Any:
+        from lethe.training.loop import Job
+        from lethe.training.store import StageStore
+
+        store = StageStore(self.runs / "stages")
+        return Job(stage, _open(self.tokens), store, self.corpora, self.evaluation, self.checkpoint_every)
+
+
+@cache
+def _open(tokens: Path) -> TokenData:
+    return TokenData(tokens)
+
+
+def run_cell(config: Mapping[str, str], cells: Mapping[str, Cell], setup: Setup) -> None:
+    """The function that Ray Tune calls; `config` names the cell. What cannot be mended by a retry is reported."""
+    from ray import tune
+
+    cell = cells[config["cell"]]
+    for stage in needed_stages(cell).values():
+
+        def report(step: int, values: dict[str, float], stage: Stage = stage) -> None:
+            tune.report({"status": "running", "stage": stage.identity, "step": step, "values": values})
+
+        outcome = run_stage(stage, cell.model, setup, report)
+        if outcome["status"] != "finished":
+            tune.report({**outcome, "stage": stage.identity})
+            return
+    tune.report({"status": "finished", "reason": None})
+
+
+def run_stage(
+    stage: Stage, model: str, setup: Setup, report: Callable[[int, dict[str, float]], None]
+) -> dict[str, Any]:
+    """Train one stage with the workers its model gets; returns `status` and, where it is not finished, `reason`."""
+    resources = setup.resources[model]
+    if resources.workers == 1:
+        return _guarded(stage, setup, resources, 0, 1, report)
+    return _run_distributed(stage, setup, resources)
+
+
+def _guarded(stage: Stage, setup: Setup, resources: Resources, rank: int, world: int, report: Any) -> dict[str, Any]:
+    from lethe.training.distributed import Worker
+    from lethe.training.loop import DivergedError, run_stage
+
+    device = "cuda" if resources.gpus else "cpu"
+    try:
+        run_stage(setup.job(stage), Worker(rank, world, device, resources.threads, resources.micro_batch), report)
+    except DivergedError as error:
+        return {"status": "diverged", "reason": str(error)}
+    except UserError as error:
+        return {"status": "failed", "reason": str(error)}
+    return {"status": "finished", "reason": None}
+
+
+def _run_distributed(stage: Stage, setup: Setup, resources: Resources) -> dict[str, Any]:
+    from ray import train
+    from ray.train.torch import TorchTrainer
+
+    def loop(config: dict[str, Any]) -> dict[str, Any]:
+        context = train.get_context()
+        rank, world = context.get_world_rank(), context.get_world_size()
+        return _guarded(stage, setup, resources, rank, world, lambda step, values: None)
+
+    trainer = TorchTrainer(
+        loop,  # type: ignore[arg-type]
+        train_loop_config={},
+        scaling_config=train.ScalingConfig(
+            num_workers=resources.workers,
+            use_gpu=resources.gpus > 0,
+            resources_per_worker={"CPU": resources.cpus} | ({"GPU": resources.gpus} if resources.gpus else {}),
+        ),
+        run_config=train.RunConfig(
+            name=stage.identity,
+            storage_path=str(setup.runs / "ray"),
+            failure_config=train.FailureConfig(max_failures=2),  # a lost worker; the store has the checkpoint
+        ),
+    )
+    result: dict[str, Any] = trainer.fit().return_value  # type: ignore[attr-defined]
+    return result

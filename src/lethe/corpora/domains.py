@@ -1,0 +1,54 @@
+"""What belongs to a domain, in one YAML: `configs/corpora/NAME.yaml`. A third domain is a third file, and no code."""
+
+import re
+from typing import Annotated, Self
+
+from pydantic import AfterValidator, Field, model_validator
+
+from lethe.config import Config
+
+
+def _checked(words: tuple[str, ...]) -> tuple[str, ...]:
+    for word in words:
+        if not re.fullmatch(r"[a-z0-9]+(?: [a-z0-9]+)*", word):
+            raise ValueError(f"found {word!r}; allowed: lower-case ASCII letters and digits, words apart by one space")
+        if words.count(word) > 1:
+            raise ValueError(f"found {word!r} more than once; allowed: each word once")
+    return words
+
+
+Words = Annotated[tuple[str, ...], AfterValidator(_checked)]
+
+
+class CorpusConfig(Config):
+    """A domain: what it is, its words, and which pages of it are good enough.
+
+    A word or phrase stands for itself and its plural in -s or -es, as whole words and in any case; whatever is no
+    letter or digit may stand between the words of a phrase ("driver s license" matches "driver's license"). A word of
+    `url_words` must begin or end where letters do ("food" in foodtalk.com and seafood.org, not in seafoods.org).
+    """
+
+    description: str = Field(min_length=1, description="what is in the domain and what is not, for people")
+    words: Words = Field(min_length=1)
+    against: Words = Field((), description="words of neighbouring subjects; each hit takes back one of `words`")
+    url_words: Words = ()
+    min_score: float = Field(gt=0, description="see lethe.corpora.score.score")
+    min_distinct_words: int = Field(3, ge=1)
+    distinct_bonus: float = Field(0, ge=0, description="added to the score for each different word, up to ten")
+    url_bonus: float = Field(15, ge=0, description="added to the score for each word in the address, up to two")
+    languages: tuple[str, ...] = Field(("en",), min_length=1)
+    min_language_score: float = Field(0.5, ge=0, le=1)
+    min_characters: int = Field(200, ge=1)
+    max_characters: int = Field(100_000, ge=1)
+    min_letters: float = Field(0.5, ge=0, le=1, description="share of letters in what is not white space")
+    max_repeated_lines: float = Field(0.3, ge=0, le=1, description="share of lines that stood on the page before")
+    tokens: int | None = Field(None, ge=1, description="budget, in the source's own token_count; null keeps all")
+    val_share: float = Field(0.05, gt=0, lt=1, description="of the tokens")
+
+    @model_validator(mode="after")
+    def _some_length(self) -> Self:
+        if self.min_characters > self.max_characters:
+            raise ValueError(
+                f"min_characters: found {self.min_characters}; allowed: up to max_characters, {self.max_characters}"
+            )
+        return self

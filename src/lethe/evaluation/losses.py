@@ -1,0 +1,42 @@
+"""Held-out losses: float32 whatever the training's precision, the mean over tokens, each sequence counted once."""
+
+import math
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from lethe.tokens.shards import TokenSplit
+from lethe.training.distributed import Worker
+
+ROWS_AT_ONCE = 32
+
+
+def held_out_rows(split: TokenSplit, context: int, sequences: int) -> np.ndarray:
+    """The same `sequences` windows at every mark, evenly spread over the split: int64 [n, context + 1]."""
+    windows = split.windows(context)
+    n = min(sequences, windows)
+    return split.read(np.arange(n) * windows // n, context)
+
+
+@torch.no_grad()
+def evaluate(
+    model: nn.Module, rows: dict[str, np.ndarray], byte_lengths: np.ndarray, worker: Worker
+) -> dict[str, float]:
+    """`loss/X` (nats per token) and `bpb/X` (bits per byte of text) of each corpus X.
+
+    `rows` is int64 [n, context + 1] per corpus, `byte_lengths` int64 [V]. Ranks share the rows and sum what they
+    find in float64, so that an uneven remainder is counted once and their number changes only the order of sums.
+    """
+    values = {}
+    for corpus, all_rows in rows.items():
+        nats = torch.zeros((), dtype=torch.float64, device=worker.device)
+        for chunk in torch.from_numpy(all_rows[worker.rank :: worker.world]).to(worker.device).split(ROWS_AT_ONCE):
+            logits = model(chunk[:, :-1]).float()
+            losses = F.cross_entropy(logits.flatten(0, 1), chunk[:, 1:].flatten(), reduction="none")
+            nats += losses.double().sum()
+        total, targets = worker.sum(nats).item(), all_rows[:, 1:]
+        values[f"loss/{corpus}"] = total / targets.size
+        values[f"bpb/{corpus}"] = total / math.log(2) / max(int(byte_lengths[targets].sum()), 1)
+    return values

@@ -1,0 +1,7 @@
+"""Plain sequential training."""
+
+from lethe.interventions.interface import Intervention
+
+
+class Plain(Intervention):
+    """Changes nothing."""

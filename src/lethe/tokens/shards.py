@@ -1,0 +1,360 @@
+"""Token shards: the encoded documents of a corpus as flat files of ids, written once and read by memory map.
+
+`data/tokens/FOLDER/CORPUS/{train,val}-00000.bin` hold little-endian uint16 or uint32 ids, every document followed by
+`<eos>`; `meta.json`, written last, says what they must be.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field, NonNegativeInt
+from tokenizers import Tokenizer
+
+from lethe.config import Config, Source, UserError, validate
+from lethe.corpora.parquet import read_manifest
+from lethe.tokens.tokenizer import (
+    EOS_ID,
+    TokenizerConfig,
+    byte_lengths,
+    fingerprint,
+    finished_tokenizer,
+    load_tokenizer,
+    model_vocab,
+    parts,
+    text_batches,
+)
+from lethe.training.store import sha256, write_json
+
+SHARDS_VERSION = 1
+SHARD_TOKENS = 100_000_000
+SPLITS = ("train", "val")
+PARTIAL = ".partial"  # in a tokens folder, while it is made: the encoded parts
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Shard(Config):
+    """One file of ids; `documents` is the number of `<eos>` in it."""
+
+    name: Annotated[str, Field(pattern=r"^(train|val)-[0-9]{5}\.bin$")]
+    tokens: NonNegativeInt
+    documents: NonNegativeInt
+    sha256: Sha256
+
+
+class Counts(Config):
+    """What a part or a split holds: documents that are not empty, ids with each `<eos>`, UTF-8 bytes of text."""
+
+    documents: NonNegativeInt
+    tokens: NonNegativeInt
+    bytes: NonNegativeInt
+
+
+class Split(Counts):
+    """A split: its counts and its files, in order."""
+
+    shards: list[Shard]
+
+
+class Meta(Config):
+    """`meta.json` of one corpus."""
+
+    version: Literal[1]
+    dtype: Literal["uint16", "uint32"]
+    tokenizer: Annotated[str, Field(pattern="^bpe[0-9]+-[0-9a-f]{8}$")]
+    tokenizer_sha256: Sha256
+    corpus: str
+    corpus_fingerprint: str
+    splits: dict[Literal["train", "val"], Split]
+
+    @property
+    def ids(self) -> np.dtype:
+        """The type of the ids on disk."""
+        return np.dtype(self.dtype).newbyteorder("<")
+
+
+def tokens_folder(corpora: dict[str, Path], config: TokenizerConfig, storage: Path) -> Path | None:
+    """Where the shards of these corpora lie or will lie; None while their tokenizer is not made.
+
+    `corpora` maps names to folders of finished corpora. Raises UserError for a tokenizer that was altered.
+    """
+    tokenizer = finished_tokenizer(corpora, config, storage)
+    if tokenizer is None:
+        return None
+    identity = {
+        "version": SHARDS_VERSION,
+        "tokenizer": sha256(tokenizer / "tokenizer.json"),
+        "corpora": {name: folder.name for name, folder in corpora.items()},
+    }
+    return storage / "data" / "tokens" / f"bpe{config.vocab_size}-{fingerprint(identity)}"
+
+
+def is_finished(root: Path, corpora: dict[str, Path]) -> bool:
+    """Whether the shards of all these corpora are there, as their `meta.json` says."""
+    try:
+        return TokenData(root).corpora == sorted(corpora)
+    except UserError:
+        return False
+
+
+def token_dtype(tokenizer: Tokenizer) -> np.dtype:
+    """Little-endian, of two bytes where every id fits, else of four."""
+    return np.dtype("<u2" if tokenizer.get_vocab_size() <= 1 << 16 else "<u4")
+
+
+def encode_part(part: Path, tokenizer: Tokenizer, path: Path) -> None:
+    """Encode one Parquet part of a corpus into `path`, flat ids; its `Counts` go to `path`.json, written last."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
+    documents = tokens = size = 0
+    with temporary.open("wb") as file:
+        for batch in text_batches(part):
+            texts = [text for text in batch.to_pylist() if text]
+            ids = _encode(texts, tokenizer)
+            file.write(ids.data)
+            documents, tokens = documents + len(texts), tokens + len(ids)
+            size += sum(len(text.encode()) for text in texts)
+    temporary.replace(path)
+    counts = Counts(documents=documents, tokens=tokens, bytes=size)
+    write_json(path.with_suffix(".json"), counts.model_dump())
+
+
+def _encode(texts: list[str], tokenizer: Tokenizer) -> np.ndarray:
+    """The ids of documents that are not empty, each followed by `<eos>`: `token_dtype` [tokens]."""
+    ids: list[int] = []
+    for encoding in tokenizer.encode_batch_fast(texts):
+        ids.extend(encoding.ids)
+        ids.append(EOS_ID)
+    result = np.array(ids, dtype=token_dtype(tokenizer))
+    if np.count_nonzero(result == EOS_ID) != len(texts):
+        raise RuntimeError("a document holds <eos>: the tokenizer did not come from load_tokenizer")
+    return result
+
+
+def encoded_path(root: Path, corpus: str, split: str, part: Path) -> Path:
+    """Where an encoded part waits in the tokens folder `root` to be joined."""
+    return root / PARTIAL / corpus / split / f"{part.stem}.bin"
+
+
+def is_encoded(path: Path, dtype: np.dtype) -> bool:
+    """Whether `encode_part` has finished `path`."""
+    try:
+        counts = Counts.model_validate_json(path.with_suffix(".json").read_bytes())
+        return path.stat().st_size == counts.tokens * dtype.itemsize
+    except (OSError, ValueError):
+        return False
+
+
+def is_joined(root: Path, corpus: str, tokenizer: Path) -> bool:
+    """Whether the shards of a corpus, by the tokenizer in this folder, are as their `meta.json` says."""
+    try:
+        return read_meta(root / corpus).tokenizer == tokenizer.name
+    except UserError:
+        return False
+
+
+def join_parts(root: Path, corpus: str, folder: Path, tokenizer: Path) -> None:
+    """Join the encoded parts of the corpus in `folder` into its shards under `root`, `meta.json` last.
+
+    `tokenizer` is the tokenizer's folder. The parts must all have been encoded. Raises UserError where the shards do
+    not hold as many tokens or `<eos>` as were encoded.
+    """
+    target, dtype = root / corpus, token_dtype(load_tokenizer(tokenizer / "tokenizer.json"))
+    (target / "meta.json").unlink(missing_ok=True)
+    for stale in target.glob("*.bin"):
+        stale.unlink()
+    splits = {}
+    for split in SPLITS:
+        encoded = [encoded_path(root, corpus, split, part) for part in parts(folder, split)]
+        splits[split] = join_split(target, split, encoded, dtype)
+    manifest = read_manifest(folder)
+    assert manifest is not None, f"{folder} is not finished"
+    meta = Meta.model_validate(
+        {
+            "version": SHARDS_VERSION,
+            "dtype": dtype.newbyteorder("=").name,
+            "tokenizer": tokenizer.name,
+            "tokenizer_sha256": sha256(tokenizer / "tokenizer.json"),
+            "corpus": folder.name,
+            "corpus_fingerprint": manifest["fingerprint"],
+            "splits": splits,
+        }
+    )
+    write_json(target / "meta.json", meta.model_dump())
+
+
+def join_split(folder: Path, split: str, encoded: list[Path], dtype: np.dtype, limit: int = SHARD_TOKENS) -> Split:
+    """Join encoded parts, in order, into shards of at most `limit` tokens that end with a document.
+
+    Only a document longer than the limit gets a longer shard, of its own.
+    """
+    counts = [Counts.model_validate_json(path.with_suffix(".json").read_bytes()) for path in encoded]
+    arrays = (np.memmap(path, dtype, "r") for path in encoded if path.stat().st_size)
+    result = Split(
+        documents=sum(part.documents for part in counts),
+        tokens=sum(part.tokens for part in counts),
+        bytes=sum(part.bytes for part in counts),
+        shards=[_write_shard(folder / f"{split}-{i:05}.bin", pieces) for i, pieces in enumerate(_cut(arrays, limit))],
+    )
+    _check_sums(result, f"{folder}: {split}")
+    return result
+
+
+def _cut(arrays: Iterator[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]:
+    """The stream of ids as shards, each a list of pieces of whole documents."""
+    pieces: list[np.ndarray] = []
+    held = 0
+    for array in arrays:
+        ends, start = np.flatnonzero(array == EOS_ID) + 1, 0
+        while start < len(array):
+            fitting = np.searchsorted(ends, start + limit - held, side="right")
+            end = int(ends[fitting - 1]) if fitting else 0
+            if end <= start and pieces:
+                yield pieces
+                pieces, held = [], 0
+                continue
+            if end <= start:
+                end = int(ends[fitting])
+            pieces.append(array[start:end])
+            start, held = end, held + end - start
+    if pieces:
+        yield pieces
+
+
+def _write_shard(path: Path, pieces: list[np.ndarray]) -> Shard:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary, digest = path.with_name(f"{path.name}.tmp{os.getpid()}"), hashlib.sha256()
+    with temporary.open("wb") as file:
+        for piece in pieces:
+            file.write(piece.data)
+            digest.update(piece.data)
+    temporary.replace(path)
+    return Shard(
+        name=path.name,
+        tokens=sum(len(piece) for piece in pieces),
+        documents=sum(int(np.count_nonzero(piece == EOS_ID)) for piece in pieces),
+        sha256=digest.hexdigest(),
+    )
+
+
+def _check_sums(split: Split, where: str) -> None:
+    for field in ("tokens", "documents"):
+        found, allowed = sum(getattr(shard, field) for shard in split.shards), getattr(split, field)
+        if found != allowed:
+            raise UserError(
+                f"{where}: {field}: found {found:,} in the shards; allowed: {allowed:,}, as in their counts"
+            )
+
+
+def read_meta(folder: Path) -> Meta:
+    """The `meta.json` of a corpus's shards; raises UserError if it is not there, or disagrees with the files."""
+    path = folder / "meta.json"
+    try:
+        data = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not finished token shards: {error}; tokenize the corpora again") from None
+    meta = validate(Meta, Source(str(path), data, {}))
+    for name in SPLITS:
+        if name not in meta.splits:
+            raise UserError(f"{path}: splits.{name}: missing; it must be given")
+        _check_sums(meta.splits[name], f"{path}: splits.{name}")
+        for shard in meta.splits[name].shards:
+            file, allowed = folder / shard.name, shard.tokens * meta.ids.itemsize
+            found = file.stat().st_size if file.is_file() else None
+            if found != allowed:
+                raise UserError(f"{file}: found {found} bytes; allowed: {allowed}, as in meta.json; tokenize again")
+    return meta
+
+
+class TokenData:
+    """All corpora of one `data/tokens/FOLDER`.
+
+    Opening checks sizes and the tokenizer, not the content of the shards. Raises UserError for a folder that is not
+    there or not finished, for a `meta.json` that disagrees with the files, and for a tokenizer that does not match.
+    """
+
+    root: Path
+    tokenizer_path: Path
+    tokenizer_fingerprint: str
+    """sha256 of tokenizer.json."""
+    vocab_size: int
+    """Rows of a model's embedding (`model_vocab`)."""
+    corpora: list[str]
+    """Names, sorted."""
+    byte_lengths: np.ndarray
+    """int64 [vocab_size]: bytes of text that an id stands for, 0 for `<eos>` and padding."""
+
+    def __init__(self, root: Path) -> None:
+        folders = sorted(path for path in root.iterdir() if path.is_dir()) if root.is_dir() else []
+        if not folders:
+            raise UserError(f"{root}: found no token shards; run python -m ray_jobs.tokenize CONFIG")
+        if root / PARTIAL in folders:
+            raise UserError(f"{root}: not finished; run python -m ray_jobs.tokenize CONFIG again")
+        self.root = root
+        self._metas = {folder.name: read_meta(folder) for folder in folders}
+        self.corpora = sorted(self._metas)
+        first = self._metas[self.corpora[0]]
+        self.tokenizer_path = root.parent.parent / "tokenizers" / first.tokenizer / "tokenizer.json"
+        tokenizer = load_tokenizer(self.tokenizer_path)
+        self.tokenizer_fingerprint = sha256(self.tokenizer_path)
+        self.vocab_size = model_vocab(tokenizer)
+        self.byte_lengths = np.pad(byte_lengths(tokenizer), (0, self.vocab_size - tokenizer.get_vocab_size()))
+        for corpus, meta in self._metas.items():
+            if meta.tokenizer_sha256 != self.tokenizer_fingerprint or meta.ids != token_dtype(tokenizer):
+                raise UserError(f"{root / corpus}: {self.tokenizer_path} is a tokenizer that does not match the shards")
+
+    def split(self, corpus: str, split: str) -> "TokenSplit":
+        """The `train` or `val` split of a corpus; raises UserError for a corpus that is not here."""
+        if corpus not in self._metas:
+            raise UserError(f"{self.root}: found no corpus {corpus!r}; allowed: {', '.join(self.corpora)}")
+        meta = self._metas[corpus]
+        return TokenSplit(self.root / corpus, meta.splits[split], meta.ids)  # type: ignore[index]
+
+
+class TokenSplit:
+    """One split of a corpus as one stream of ids, memory-mapped over its shards."""
+
+    def __init__(self, folder: Path, split: Split, dtype: np.dtype) -> None:
+        self.tokens = split.tokens
+        self.fingerprint = hashlib.sha256("".join(shard.sha256 for shard in split.shards).encode()).hexdigest()
+        """sha256 over the sha256s of the shards, in order."""
+        self._paths = [folder / shard.name for shard in split.shards]
+        self._ends = np.cumsum([shard.tokens for shard in split.shards], dtype=np.int64)
+        self._dtype = dtype
+
+    @cached_property
+    def _shards(self) -> list[np.ndarray]:
+        return [np.memmap(path, self._dtype, "r") for path in self._paths]
+
+    def windows(self, context: int) -> int:
+        """How many windows of context + 1 tokens there are, consecutive ones sharing a token."""
+        return max(0, (self.tokens - 1) // context)
+
+    def read(self, indices: np.ndarray, context: int) -> np.ndarray:
+        """The windows `indices` (int [n]) as int64 [n, context + 1].
+
+        Window i covers tokens i * context to i * context + context, both included, so each token but the first is
+        predicted once. Raises IndexError outside 0 to windows(context) - 1.
+        """
+        if len(indices) and not 0 <= np.min(indices) <= np.max(indices) < self.windows(context):
+            raise IndexError(f"found windows {np.min(indices)} to {np.max(indices)} of {self.windows(context)}")
+        rows = np.empty((len(indices), context + 1), dtype=np.int64)
+        for row, index in zip(rows, indices, strict=True):
+            self._fill(row, int(index) * context)
+        return rows
+
+    def _fill(self, row: np.ndarray, start: int) -> None:
+        """Copy the stream from token `start` on into `row`, over as many shards as it takes."""
+        filled, number = 0, int(np.searchsorted(self._ends, start, side="right"))
+        while filled < len(row):
+            shard = self._shards[number]
+            offset = start + filled - (int(self._ends[number]) - len(shard))
+            piece = shard[offset : offset + len(row) - filled]
+            row[filled : filled + len(piece)] = piece
+            filled, number = filled + len(piece), number + 1

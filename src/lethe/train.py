@@ -1,0 +1,107 @@
+"""Train one stage without Ray: `python -m lethe.train CONFIG [key=value ...]`, alone or under torchrun.
+
+The stage store is the one the grids use: a stage trained here is found there, and the other way round.
+"""
+
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+
+from lethe.config import Config, UserError, named, override, read_yaml, validate
+from lethe.interventions import InterventionConfig
+from lethe.model.config import ModelConfig
+from lethe.program import parser, run_program
+from lethe.training.stage import Stage, StageConfig
+from lethe.training.store import StageStore
+
+
+class TrainConfig(Config):
+    """One stage: what it trains on, from which parent, and where its data and results lie."""
+
+    storage: Path = Path()
+    tokens: str = Field(description="a folder of data/tokens, or the name (bpe2048) of the newest")
+    model: ModelConfig
+    mixture: dict[str, NonNegativeFloat] = Field(min_length=1)
+    stage: StageConfig
+    seed: NonNegativeInt = 0
+    parent: str | None = Field(None, description="key of a finished stage; default: from scratch")
+    intervention: InterventionConfig = Field({"kind": "none"}, validate_default=True)
+    device: Literal["cpu", "cuda"] = "cpu"
+    threads: PositiveInt = 1
+    micro_batch: PositiveInt | None = None
+
+    @field_validator("model", mode="before")
+    @classmethod
+    def _resolve_model(cls, value: Any) -> Any:
+        return read_yaml(named("models", value)).data if isinstance(value, str) else value
+
+
+def main(argv: list[str]) -> int:
+    """See the module's docstring."""
+    given = parser(__doc__, "a training YAML (configs/train)").parse_intermixed_args(argv)
+    config = validate(TrainConfig, override(read_yaml(given.config), given.overrides))
+    train(config)
+    return 0
+
+
+def train(config: TrainConfig) -> None:
+    """Train the stage that `config` describes; prints every evaluation, and its folder at the end."""
+    import torch.distributed as dist
+
+    from lethe.tokens.shards import TokenData
+    from lethe.training.distributed import Worker
+    from lethe.training.loop import Job, run_stage
+
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if config.device == "cuda" else "cpu"
+    if config.stage.batch % world:
+        raise UserError(f"stage.batch: found {config.stage.batch}; allowed: a multiple of the {world} ranks")
+    data = TokenData(tokens_folder(config))
+    store = StageStore(config.storage / "runs" / "stages")
+    stage = _stage(config, store)
+    job = Job(stage, data, store, tuple(data.corpora), config.stage.evaluation, config.stage.checkpoint_every)
+    if world > 1:
+        dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
+
+    def report(step: int, values: dict[str, float]) -> None:
+        print(f"step {step}/{stage.steps}  " + "  ".join(f"{name} {v:.4f}" for name, v in values.items()), flush=True)
+
+    run_stage(job, Worker(rank, world, device, config.threads, config.micro_batch), report)
+    if world > 1:
+        dist.destroy_process_group()
+    if rank == 0:
+        print(f"stage {job.key}  {store.folder(job.key)}")
+
+
+def _stage(config: TrainConfig, store: StageStore) -> Stage:
+    parent = None
+    if config.parent:
+        record = store.record(config.parent)
+        if record is None:
+            raise UserError(f"parent: found {config.parent!r}; allowed: the key of a finished stage in {store.root}")
+        parent = Stage.model_validate(record["stage"])
+    return Stage(
+        model=config.model,
+        mixture=config.mixture,
+        tokens=config.stage.tokens,
+        recipe=config.stage.recipe,
+        seed=config.seed,
+        intervention=config.intervention,
+        parent=parent,
+    )
+
+
+def tokens_folder(config: TrainConfig) -> Path:
+    """The folder of token shards that `tokens` names."""
+    root = config.storage / "data" / "tokens"
+    if (root / f"{config.tokens}.json").is_file():
+        import json
+
+        return root / json.loads((root / f"{config.tokens}.json").read_text())["folder"]
+    return root / config.tokens if (root / config.tokens).is_dir() else config.storage / config.tokens
+
+
+if __name__ == "__main__":
+    run_program(main)

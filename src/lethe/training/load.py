@@ -1,0 +1,55 @@
+"""From a stage of the store back to its model."""
+
+from torch import nn
+
+from lethe.config import UserError
+from lethe.interventions import find
+from lethe.interventions.interface import Switch
+from lethe.model.build import build_model, initialise
+from lethe.training.stage import Stage
+from lethe.training.store import StageStore
+
+
+def fresh_model(stage: Stage, vocab_size: int) -> nn.Module:
+    """The model a stage without a parent starts from, drawn from its seed."""
+    model = build_model(stage.model, vocab_size)
+    initialise(model, stage.seed)
+    return model
+
+
+def load_model(store: StageStore, key: str) -> nn.Module:
+    """The finished model of a stage, on the CPU; UserError if it is not there, altered, or of another shape."""
+    weights = store.weights(key)
+    record = store.record(key)
+    assert record is not None
+    stage = Stage.model_validate(record["stage"])
+    kind = find(stage.intervention.kind)
+    if kind.reshapes:
+        assert stage.parent is not None
+
+        def load(other: Stage) -> nn.Module:
+            return load_model(store, other.key(record["data"]))
+
+        model = stage.intervention.make(Switch(stage, load)).at_switch(load(stage.parent))
+    else:
+        model = _shape(store, stage, record)
+    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    wrong = [name for name in found if expected.get(name) != found[name]]
+    wrong += [name for name in expected if name not in found and not kind.reshapes]
+    if wrong:
+        raise UserError(
+            f"{store.folder(key) / 'model.safetensors'}: {wrong[0]}: found {found.get(wrong[0])}; "
+            f"allowed: {expected.get(wrong[0])}"
+        )
+    model.load_state_dict(weights, strict=False)
+    return model
+
+
+def _shape(store: StageStore, stage: Stage, record: dict) -> nn.Module:
+    """A model of the stage's shape, whose weights are still to be loaded: its nearest reshaped ancestor's, or plain."""
+    ancestors = reversed(stage.sequence[:-1])
+    reshaped = next((s for s in ancestors if find(s.intervention.kind).reshapes), None)
+    if reshaped:
+        return load_model(store, reshaped.key(record["data"]))
+    return build_model(stage.model, record["vocab_size"])

@@ -1,0 +1,149 @@
+"""The stage store: finished stages under their keys, written whole or not at all, never changed afterwards.
+
+KEY/model.safetensors        the weights
+KEY/curves/FP.parquet|json   what was measured on the way; FP says what that is
+KEY/stage.json               the record, written last: a stage is finished when it is there
+KEY/partial/STEP/            checkpoints while it trains, owned by whoever holds KEY.lock
+"""
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from filelock import FileLock
+
+from lethe.config import UserError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+VERSION = 1
+CURVE = pa.schema(
+    [
+        ("step", pa.int64()),
+        ("tokens", pa.int64()),
+        ("seconds", pa.float64()),
+        ("name", pa.string()),
+        ("value", pa.float64()),
+    ]
+)
+
+
+class StageStore:
+    """A folder of finished stages, shared by all grids of a storage."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+
+    def folder(self, key: str) -> Path:
+        return self.root / key
+
+    def record(self, key: str) -> dict[str, Any] | None:
+        """The record of a finished stage, None where there is none; UserError if a newer version wrote it."""
+        try:
+            record = json.loads((self.folder(key) / "stage.json").read_text())
+        except (OSError, ValueError):
+            return None
+        if record.get("version", 0) > VERSION:
+            raise UserError(
+                f"{self.folder(key) / 'stage.json'}: version: found {record['version']}; allowed: up to {VERSION}"
+            )
+        whole = all((self.folder(key) / name).is_file() for name in record["files"])
+        return record if whole else None
+
+    def curve(self, key: str, measured: str) -> pa.Table | None:
+        """The stage's curve (schema CURVE) under the fingerprint of what was measured; None if it is not whole."""
+        path = self.folder(key) / "curves" / f"{measured}.parquet"
+        try:
+            manifest = json.loads(path.with_suffix(".json").read_text())
+            return pq.read_table(path) if sha256(path) == manifest["sha256"] else None
+        except (OSError, ValueError):
+            return None
+
+    def has(self, key: str, measured: str) -> bool:
+        """Whether the stage is finished and was measured as wanted."""
+        return self.record(key) is not None and self.curve(key, measured) is not None
+
+    def weights(self, key: str) -> "dict[str, Tensor]":
+        """The tensors of a finished stage, their sha256 checked against the record; UserError if altered."""
+        record = self.record(key)
+        if record is None:
+            raise UserError(f"{self.folder(key)}: not a finished stage (no whole stage.json there)")
+        return load_tensors(self.folder(key) / "model.safetensors", record["files"]["model.safetensors"])
+
+    @contextmanager
+    def own(self, key: str) -> Iterator[None]:
+        """Hold the stage's lock; whoever waits for it should then look whether the stage is finished."""
+        self.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(self.root / f"{key}.lock"):
+            yield
+
+    def finish(self, key: str, record: dict[str, Any], tensors: "dict[str, Tensor]") -> None:
+        """Write weights and record. Where the stage is finished already, its weights must be these."""
+        folder = self.folder(key)
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f".model.{os.getpid()}.safetensors"
+        digest = save_tensors(path, tensors)
+        before = self.record(key)
+        if before is None:
+            path.replace(folder / "model.safetensors")
+            files = {"model.safetensors": digest}
+            write_json(folder / "stage.json", {"version": VERSION, "key": key, **record, "files": files})
+        else:
+            path.unlink()
+            if before["files"]["model.safetensors"] != digest:
+                raise UserError(
+                    f"{folder}: trained again for another measurement, the stage ended with other weights than "
+                    "those stored; they stem from another processor, torch version or number of ranks or threads. "
+                    "Delete that folder to train it here"
+                )
+        shutil.rmtree(folder / "partial", ignore_errors=True)
+
+    def write_curve(self, key: str, measured: str, rows: list[tuple[Any, ...]]) -> None:
+        """Write a curve, rows as in CURVE; its manifest last."""
+        folder = self.folder(key) / "curves"
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / f"{measured}.parquet"
+        temporary = folder / f".{measured}.{os.getpid()}"
+        table = pa.Table.from_pylist([dict(zip(CURVE.names, row, strict=True)) for row in rows], CURVE)
+        pq.write_table(table, temporary)
+        digest = sha256(temporary)
+        temporary.replace(path)
+        write_json(path.with_suffix(".json"), {"sha256": digest, "rows": len(rows)})
+
+
+def sha256(path: Path) -> str:
+    """Of a file's bytes, as hexadecimal characters."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write whole or not at all."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(value, indent=1, sort_keys=True))
+    temporary.replace(path)
+
+
+def save_tensors(path: Path, tensors: "dict[str, Tensor]") -> str:
+    """Write a safetensors file and return its sha256."""
+    from safetensors.torch import save_file
+
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    return sha256(path)
+
+
+def load_tensors(path: Path, digest: str) -> "dict[str, Tensor]":
+    """Read a safetensors file; UserError if its bytes are not those of `digest`."""
+    from safetensors.torch import load_file
+
+    if (found := sha256(path)) != digest:
+        raise UserError(f"{path}: sha256: found {found[:12]}..., allowed: {digest[:12]}...; the file was altered")
+    return load_file(path)

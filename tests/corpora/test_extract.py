@@ -1,0 +1,239 @@
+import json
+import random
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from lethe.config import UserError, named, read_yaml, validate
+from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.extract import Extraction, corpus_folders, is_finished, scan_unit
+from lethe.corpora.merge import merge
+from lethe.corpora.parquet import read_manifest
+from lethe.corpora.select import PAGES
+from lethe.corpora.source import open_source
+from lethe.training.store import sha256
+
+
+def rows_of(toy: Any) -> list[dict[str, Any]]:
+    """120 pages of each subject, and what a merge has to deal with."""
+    rows = [toy.page(toy.text((toy.soup, toy.car, toy.news)[i % 3], i), i) for i in range(360)]
+    rows += [row | {"id": f"copy of {row['id']}", "url": "https://copies.example/"} for row in rows[:12]]
+    rows += [toy.page(toy.text(toy.soup, 900 + i), 900 + i, url=None) for i in range(5)]
+    return rows
+
+
+@pytest.fixture
+def storage(toy: Any, tmp_path: Path) -> Path:
+    """A storage with the source `pages` of three files."""
+    rows = rows_of(toy)
+    for i in range(3):
+        toy.write(tmp_path / "pages" / f"{i}.parquet", rows[i::3])
+    return tmp_path
+
+
+def begin(storage: Path, corpora: dict[str, CorpusConfig]) -> Extraction:
+    return Extraction(open_source("pages", storage), corpora, storage)
+
+
+def run(extraction: Extraction) -> dict[str, dict[str, Any]]:
+    for unit in extraction.missing_units():
+        scan_unit(unit, extraction.corpora, extraction.scratch)
+    merge(extraction)
+    return {name: json.loads((folder / "manifest.json").read_text()) for name, folder in extraction.folders.items()}
+
+
+def files_of(folder: Path) -> dict[str, str]:
+    return {str(path.relative_to(folder)): sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def read(folder: Path) -> dict[str, Any]:
+    return {part: pq.read_table(folder / part) for part in ("train", "val")}
+
+
+def test_the_manifest_tells_what_the_files_hold(storage: Path, toy: Any) -> None:
+    extraction = begin(storage, toy.corpora)
+    for name, manifest in run(extraction).items():
+        folder, splits = extraction.folders[name], read(extraction.folders[name])
+        assert sum(manifest["rejects"].values()) + manifest["documents"] == manifest["source"]["rows"]
+        assert {file: facts["sha256"] for file, facts in manifest["files"].items()} | {
+            "manifest.json": sha256(folder / "manifest.json")
+        } == files_of(folder)
+        for part, table in splits.items():
+            texts = table["text"].to_pylist()
+            assert table.schema == PAGES
+            assert manifest["splits"][part]["documents"] == len(texts) > 0
+            assert manifest["splits"][part]["tokens"] == sum(table["token_count"].to_pylist())
+            assert manifest["splits"][part]["text_bytes"] == sum(len(text.encode()) for text in texts)
+        assert manifest["corpora"][name] == toy.corpora[name].model_dump(mode="json")
+        assert manifest["source"]["fingerprint"] == extraction.source.fingerprint
+    assert not extraction.scratch.exists()
+
+
+def test_each_text_is_kept_once_over_all_corpora_and_splits(storage: Path, toy: Any) -> None:
+    extraction = begin(storage, toy.corpora)
+    manifests = run(extraction)
+    texts = [text for f in extraction.folders.values() for t in read(f).values() for text in t["text"].to_pylist()]
+    assert len(texts) == len(set(texts)) == 120 + 120 + 5
+    assert sum(manifest["rejects"]["duplicate"] for manifest in manifests.values()) == 8
+
+
+def test_a_text_of_two_corpora_stays_where_it_came_first(tmp_path: Path, toy: Any) -> None:
+    """One text whose address makes it fit one corpus here, and the other there."""
+    common = {"description": "d", "words": toy.soup, "min_score": 300, "min_distinct_words": 2, "min_characters": 20}
+    corpora = {
+        name: CorpusConfig(url_words=(name,), url_bonus=1000, val_share=0.4, **common) for name in ("left", "right")
+    }
+    texts = [toy.text(toy.soup, i) for i in range(20)]
+    rows = [toy.page(text, i, url=f"https://{i}.example/left") for i, text in enumerate(texts[:10])]
+    rows += [toy.page(text.upper(), 50 + i, url=f"https://{i}.example/right") for i, text in enumerate(texts)]
+    toy.write(tmp_path / "pages" / "a.parquet", rows)
+    extraction = begin(tmp_path, corpora)
+    manifests = run(extraction)
+    assert {name: manifest["documents"] for name, manifest in manifests.items()} == {"left": 10, "right": 10}
+    assert manifests["right"]["rejects"]["duplicate"] == 10
+
+
+def test_the_split_is_by_host_and_keeps_its_share(storage: Path, toy: Any) -> None:
+    extraction = begin(storage, toy.corpora)
+    for name, manifest in run(extraction).items():
+        splits = read(extraction.folders[name])
+        assert manifest["split"] == "host"
+        assert 0.16 <= manifest["splits"]["val"]["tokens"] / manifest["tokens"] <= 0.2
+        held, kept = ({h for h in splits[part]["host"].to_pylist() if h} for part in ("val", "train"))
+        assert not held & kept
+
+
+def test_a_single_host_is_split_by_document(storage: Path, toy: Any) -> None:
+    rows = [row | {"url": "https://one.example/"} for row in rows_of(toy)]
+    for i in range(3):
+        toy.write(storage / "pages" / f"{i}.parquet", rows[i::3])
+    for manifest in run(begin(storage, toy.corpora)).values():
+        assert manifest["split"] == "cluster"
+        assert 0.16 <= manifest["splits"]["val"]["tokens"] / manifest["tokens"] <= 0.2
+
+
+def test_a_budget_keeps_the_first_documents(storage: Path, toy: Any) -> None:
+    whole = begin(storage, toy.corpora)
+    run(whole)
+    corpora = {**toy.corpora, "soup": toy.corpora["soup"].model_copy(update={"tokens": 1020})}
+    cut = begin(storage, corpora)
+    manifest = run(cut)["soup"]
+    assert cut.fingerprint != whole.fingerprint
+    assert manifest["tokens"] == 1000
+    assert manifest["rejects"]["over_budget"] == 125 - 20
+    order = [row["id"] for i in range(3) for row in rows_of(toy)[i::3]]
+    ids = {part: set(t["id"].to_pylist()) for part, t in read(cut.folders["soup"]).items()}
+    all_ids = [id_ for t in read(whole.folders["soup"]).values() for id_ in t["id"].to_pylist()]
+    assert ids["train"] | ids["val"] == set(sorted(all_ids, key=order.index)[:20])
+
+
+def test_neither_order_nor_interruption_changes_a_byte(storage: Path, toy: Any) -> None:
+    calm = begin(storage, toy.corpora)
+    run(calm)
+    expected = {name: files_of(folder) for name, folder in calm.folders.items()}
+    shutil.rmtree(storage / "data")
+
+    rough = begin(storage, dict(reversed(toy.corpora.items())))
+    units = rough.source.units
+    random.Random(1).shuffle(units)
+    for unit in units[:2]:
+        scan_unit(unit, rough.corpora, rough.scratch)
+    (rough.scratch / units[0].id / "manifest.json").write_text('{"files": {"part-0')  # killed while writing
+    half = rough.scratch / units[2].id / ".part-00000.parquet.99"
+    half.parent.mkdir()
+    half.write_bytes(b"PAR1 half a file")
+    half_corpus = rough.folders["soup"] / "train" / "part-00000.parquet"
+    half_corpus.parent.mkdir(parents=True)
+    half_corpus.write_bytes(b"PAR1")
+    assert rough.missing_units() == [unit for unit in rough.source.units if unit != units[1]]
+    assert not rough.is_finished
+    run(rough)
+    assert {name: files_of(folder) for name, folder in rough.folders.items()} == expected
+
+
+def test_a_finished_unit_is_not_scanned_again(storage: Path, toy: Any) -> None:
+    extraction = begin(storage, toy.corpora)
+    for unit in extraction.source.units:
+        scan_unit(unit, toy.corpora, extraction.scratch)
+    shutil.rmtree(storage / "pages")
+    for unit in extraction.source.units:
+        scan_unit(unit, toy.corpora, extraction.scratch)
+    merge(extraction)
+    assert extraction.is_finished
+
+
+@pytest.mark.parametrize("harm", ["delete a part", "cut a part", "delete the manifest", "cut the manifest"])
+def test_a_damaged_corpus_is_not_finished_and_is_made_again(storage: Path, toy: Any, harm: str) -> None:
+    extraction = begin(storage, toy.corpora)
+    run(extraction)
+    before = {name: files_of(folder) for name, folder in extraction.folders.items()}
+    folder = extraction.folders["soup"]
+    path = folder / ("manifest.json" if "manifest" in harm else "val/part-00000.parquet")
+    whole = path.read_bytes()
+    path.unlink()
+    if harm.startswith("cut"):
+        path.write_bytes(whole[:-10])
+    assert not is_finished(folder)
+    assert is_finished(extraction.folders["car"])
+    run(extraction)
+    assert {name: files_of(folder) for name, folder in extraction.folders.items()} == before
+
+
+def test_a_corpus_too_small_to_split_says_why_pages_were_rejected(storage: Path, toy: Any) -> None:
+    rare = CorpusConfig(description="nothing", words=("zebra", "quagga"), min_score=5, min_distinct_words=1)
+    extraction = begin(storage, {**toy.corpora, "zebra": rare})
+    with pytest.raises(UserError, match=r"corpus zebra: found 0 documents, .*off_topic 377"):
+        run(extraction)
+    assert not any(is_finished(folder) for folder in extraction.folders.values())
+
+
+def test_folders_depend_on_all_corpora_and_the_source_but_not_on_their_order(storage: Path, toy: Any) -> None:
+    folders = corpus_folders("pages", toy.corpora, storage)
+    assert {name: folder.parent for name, folder in folders.items()} == {
+        name: storage / "data" / "corpora" for name in ("soup", "car")
+    }
+    assert corpus_folders("pages/*", dict(reversed(toy.corpora.items())), storage) == folders
+    other = {**toy.corpora, "car": toy.corpora["car"].model_copy(update={"min_score": 51.0})}
+    assert corpus_folders("pages", other, storage)["soup"] != folders["soup"]
+    assert corpus_folders("pages/0.parquet", toy.corpora, storage)["soup"] != folders["soup"]
+
+
+def test_name_json_names_the_newest_folder(storage: Path, toy: Any) -> None:
+    extraction = begin(storage, toy.corpora)
+    run(extraction)
+    extraction.name_newest()
+    newest = json.loads((storage / "data" / "corpora" / "soup.json").read_text())
+    assert newest == {"folder": extraction.folders["soup"].name}
+
+
+@pytest.fixture(scope="module")
+def sample(sample_storage: Path) -> Extraction:
+    corpora = {name: validate(CorpusConfig, read_yaml(named("corpora", name))) for name in ("food", "automotive")}
+    extraction = Extraction(open_source("sample", sample_storage), corpora, sample_storage)
+    run(extraction)
+    return extraction
+
+
+@pytest.mark.parametrize("name", ["food", "automotive"])
+def test_the_sample_s_pages_are_found(sample: Extraction, name: str) -> None:
+    facts = json.loads((sample.storage / "data" / "sample" / "facts.json").read_text())
+    planted, pairs = facts["planted"], facts["planted"]["exact_duplicates"]
+    found = {id_ for table in read(sample.folders[name]).values() for id_ in table["id"].to_pylist()}
+    wanted = set(facts["pages"][name])
+    single = wanted - {id_ for pair in pairs for id_ in pair}
+    assert len(found & wanted) / len(found) >= 0.95
+    assert len(found & single) / len(single) >= 0.95
+    assert not found & {*planted["not_english"], *planted["empty_text"], *planted["huge"]}
+    assert len(found & set(planted["mixed"])) <= len(planted["mixed"]) / 5
+    assert not any(found >= set(pair) for pair in pairs)
+
+
+def test_the_sample_s_rejects_add_up(sample: Extraction) -> None:
+    for folder in sample.folders.values():
+        manifest = read_manifest(folder)
+        assert manifest is not None
+        assert sum(manifest["rejects"].values()) + manifest["documents"] == sample.source.rows
+        assert manifest["split"] == "host"

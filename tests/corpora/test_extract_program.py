@@ -1,0 +1,93 @@
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lethe.config import named, read_yaml, validate
+from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.extract import Extraction, is_finished, scan_unit
+from lethe.corpora.merge import merge
+from lethe.corpora.source import open_source
+from lethe.training.store import sha256
+
+GRID = """
+corpora: [food, automotive]
+models: [tiny]
+baselines: [sequential_ab]
+stage: {tokens: 100000, batch: 8, learning_rate: 0.001}
+"""
+NO_RAY = """
+import sys
+from ray_jobs.extract import main
+code = main(sys.argv[1:])
+assert "ray" not in sys.modules, "Ray was imported"
+sys.exit(code)
+"""
+
+
+@pytest.fixture
+def storage(sample_storage: Path, tmp_path: Path) -> Path:
+    shutil.copytree(sample_storage / "data" / "sample", tmp_path / "data" / "sample")
+    (tmp_path / "grid.yaml").write_text(GRID)
+    return tmp_path
+
+
+def python(storage: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments, str(storage / "grid.yaml"), f"storage={storage}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+
+
+def extract_without_ray(storage: Path) -> Extraction:
+    corpora = {name: validate(CorpusConfig, read_yaml(named("corpora", name))) for name in ("food", "automotive")}
+    extraction = Extraction(open_source("sample", storage), corpora, storage)
+    for unit in extraction.missing_units():
+        scan_unit(unit, corpora, extraction.scratch)
+    merge(extraction)
+    return extraction
+
+
+def hashes(extraction: Extraction) -> dict[Path, str]:
+    files = [path for folder in extraction.folders.values() for path in folder.rglob("*") if path.is_file()]
+    return {path: sha256(path) for path in sorted(files)}
+
+
+def test_finished_corpora_are_only_named(storage: Path) -> None:
+    extraction = extract_without_ray(storage)
+    before = {path: path.stat().st_mtime_ns for path in hashes(extraction)}
+    done = python(storage, "-c", NO_RAY)
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    assert lines[0].split()[:3] == ["corpus", "documents", "tokens"]
+    assert [line.split()[0] for line in lines[1::2]] == ["food", "automotive"]
+    assert lines[1].endswith(str(extraction.folders["food"]))
+    assert "off_topic" in lines[2]
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+def test_a_source_that_is_not_there_exits_with_2(storage: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "ray_jobs.extract", storage / "grid.yaml", f"storage={storage}", "source=nowhere/*"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 2
+    assert done.stderr.startswith("source: found 'nowhere/*'")
+    assert len(done.stderr.splitlines()) == 1
+
+
+@pytest.mark.ray
+def test_with_ray_the_files_are_the_same_and_nothing_else_is_said(storage: Path) -> None:
+    extraction = extract_without_ray(storage)
+    expected = hashes(extraction)
+    for folder in extraction.folders.values():
+        shutil.rmtree(folder)
+    done = python(storage, "-m", "ray_jobs.extract")
+    assert done.returncode == 0, done.stderr
+    assert hashes(extraction) == expected
+    assert all(is_finished(folder) for folder in extraction.folders.values())
+    assert not extraction.scratch.exists()
+    assert len(done.stdout.splitlines()) == 5
+    assert done.stderr == ""

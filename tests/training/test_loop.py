@@ -1,0 +1,245 @@
+"""A stage: killed and resumed, measured twice, split over micro-batches, altered on disk. Real training, tiny model."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from lethe.config import UserError
+from lethe.interventions import InterventionConfig
+from lethe.model.config import ModelConfig
+from lethe.training.distributed import Worker
+from lethe.training.load import load_model
+from lethe.training.loop import DivergedError, Job, run_stage
+from lethe.training.sampler import MixtureSampler
+from lethe.training.stage import Evaluation, Recipe, Stage
+from lethe.training.store import StageStore, sha256
+
+TOY = ModelConfig(layers=1, heads=1, d_model=32, d_ff=64, context=32)
+RECIPE = Recipe(batch=8, learning_rate=6e-3)
+EVERY_STEP = Evaluation(sequences=16, marks=1_000_000)
+CORPORA = ("automotive", "food")
+WORKER = Worker()
+
+
+def stage(**changes) -> Stage:
+    return Stage(**{"model": TOY, "mixture": {"food": 1}, "tokens": 40 * 256, "recipe": RECIPE, "seed": 0} | changes)
+
+
+@pytest.fixture
+def job(tmp_path, toy_tokens):
+    def make(a_stage: Stage, folder: str = "stages", **settings) -> Job:
+        settings = {"corpora": CORPORA, "evaluation": Evaluation(sequences=16, marks=4)} | settings
+        return Job(a_stage, toy_tokens, StageStore(tmp_path / folder), **settings)
+
+    return make
+
+
+def weights_sha(job: Job) -> str:
+    record = job.store.record(job.key)
+    assert record is not None
+    return record["files"]["model.safetensors"]
+
+
+def values(job: Job, name: str) -> np.ndarray:
+    curve = job.store.curve(job.key, job.measured)
+    assert curve is not None
+    table = curve.to_pylist()
+    return np.array([row["value"] for row in table if row["name"] == name])
+
+
+class KilledError(Exception):
+    pass
+
+
+def killed_at(a_job: Job, step: int) -> None:
+    def report(now: int, values: dict[str, float]) -> None:
+        if now >= step:
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        run_stage(a_job, WORKER, report)
+
+
+def test_training_teaches_its_corpus_and_forgets_the_other(job):
+    first = job(stage(tokens=150 * 256))
+    then = job(stage(mixture={"automotive": 1}, tokens=150 * 256, parent=first.stage))
+    run_stage(first, WORKER)
+    run_stage(then, WORKER)
+    assert values(first, "loss/food")[-1] < values(first, "loss/food")[0] - 2
+    assert values(then, "loss/food")[0] == values(first, "loss/food")[-1]
+    assert values(then, "loss/food")[-1] > values(first, "loss/food")[-1] + 0.3
+
+
+def test_a_finished_stage_is_not_trained_again(job):
+    a_job = job(stage())
+    run_stage(a_job, WORKER)
+    before = {path: path.stat().st_mtime_ns for path in a_job.store.root.rglob("*.*") if path.suffix != ".lock"}
+    run_stage(a_job, WORKER, lambda step, values: pytest.fail("it trained"))
+    assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@pytest.mark.parametrize("step", [3, 8, 21, 39])
+def test_killed_and_run_again_a_stage_ends_with_the_same_bits(job, step):
+    whole = job(stage(), "whole", evaluation=EVERY_STEP, checkpoint_every=8)
+    broken = job(stage(), "broken", evaluation=EVERY_STEP, checkpoint_every=8)
+    run_stage(whole, WORKER)
+    killed_at(broken, step)
+    seen: list[int] = []
+    run_stage(broken, WORKER, lambda now, values: seen.append(now))
+    checkpoint = (step - 1) // 8 * 8
+    assert min(seen) == (checkpoint + 1 if checkpoint else 0)
+    assert weights_sha(broken) == weights_sha(whole)
+    for name in ("loss/food", "bpb/automotive", "train_loss"):
+        assert (values(broken, name) == values(whole, name)).all()
+
+
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "manifest"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(job, damage):
+    whole = job(stage(), "whole", evaluation=EVERY_STEP, checkpoint_every=8)
+    broken = job(stage(), "broken", evaluation=EVERY_STEP, checkpoint_every=8)
+    run_stage(whole, WORKER)
+    killed_at(broken, 19)
+    newest = broken.store.folder(broken.key) / "partial" / "00000016"
+    path = newest / ("state.json" if damage == "manifest" else "model.safetensors")
+    content = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    else:
+        flipped = content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
+        path.write_bytes({"cut": content[:100], "flipped": flipped, "manifest": content[:40]}[damage])
+    seen: list[int] = []
+    run_stage(broken, WORKER, lambda now, values: seen.append(now))
+    assert min(seen) == 9
+    assert weights_sha(broken) == weights_sha(whole)
+
+
+def test_altered_weights_of_a_finished_stage_are_refused_by_name(job):
+    a_job = job(stage())
+    run_stage(a_job, WORKER)
+    path = a_job.store.folder(a_job.key) / "model.safetensors"
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="model.safetensors: sha256: found .* the file was altered"):
+        load_model(a_job.store, a_job.key)
+
+
+def test_a_record_of_a_newer_version_is_refused(job):
+    a_job = job(stage())
+    run_stage(a_job, WORKER)
+    path = a_job.store.folder(a_job.key) / "stage.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"version": 99}))
+    with pytest.raises(UserError, match="version: found 99; allowed: up to 1"):
+        a_job.store.record(a_job.key)
+
+
+def test_measured_otherwise_a_stage_runs_again_to_the_same_weights(job):
+    a_job, closer = job(stage()), job(stage(), evaluation=EVERY_STEP)
+    run_stage(a_job, WORKER)
+    written = (a_job.store.folder(a_job.key) / "model.safetensors").stat().st_mtime_ns
+    run_stage(closer, WORKER)
+    assert (a_job.store.folder(a_job.key) / "model.safetensors").stat().st_mtime_ns == written
+    assert len(values(closer, "loss/food")) == 41
+    assert values(closer, "loss/food")[-1] == values(a_job, "loss/food")[-1]
+
+
+def test_measured_again_with_other_weights_is_an_error_not_an_overwrite(job):
+    a_job, closer = job(stage()), job(stage(), evaluation=EVERY_STEP)
+    run_stage(a_job, WORKER)
+    path = a_job.store.folder(a_job.key) / "stage.json"
+    record = json.loads(path.read_text())
+    record["files"]["model.safetensors"] = "0" * 64
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match="ended with other weights than those stored"):
+        run_stage(closer, WORKER)
+    assert json.loads(path.read_text()) == record
+
+
+def test_micro_batches_change_only_rounding(job):
+    whole, split = job(stage(), "whole", evaluation=EVERY_STEP), job(stage(), "split", evaluation=EVERY_STEP)
+    run_stage(whole, WORKER)
+    run_stage(split, Worker(micro_batch=2))
+    assert values(split, "train_loss")[:20] == pytest.approx(values(whole, "train_loss")[:20], rel=1e-6)
+    with pytest.raises(UserError, match="micro_batch: found 3; allowed: a divisor of the 8"):
+        run_stage(job(stage(), "odd"), Worker(micro_batch=3))
+
+
+def test_the_two_implementations_train_alike(job):
+    a, b = (
+        job(stage(), evaluation=EVERY_STEP),
+        job(stage(model=TOY.model_copy(update={"implementation": "fundamentals"})), evaluation=EVERY_STEP),
+    )
+    run_stage(a, WORKER)
+    run_stage(b, WORKER)
+    assert a.key != b.key
+    assert values(b, "train_loss")[:20] == pytest.approx(values(a, "train_loss")[:20], rel=1e-5)
+
+
+def test_a_loss_that_is_not_a_number_stops_the_stage(job):
+    with pytest.raises(DivergedError, match="not a number at step"):
+        run_stage(job(stage(recipe=Recipe(batch=8, learning_rate=1e30))), WORKER)
+
+
+def test_the_record_counts_the_tokens_trained_on(job, toy_tokens):
+    a_job = job(stage(mixture={"food": 0.75, "automotive": 0.25}))
+    run_stage(a_job, WORKER)
+    counts = np.zeros(toy_tokens.vocab_size, dtype=int)
+    sampler = MixtureSampler(a_job.stage, toy_tokens)
+    for step in range(a_job.stage.steps):
+        for row in sampler.rows(step):
+            for token in row[1:]:
+                counts[token] += 1
+    record = a_job.store.record(a_job.key)
+    assert record is not None
+    assert record["unigram_counts"] == counts.tolist()
+    assert record["files"]["model.safetensors"] == sha256(a_job.store.folder(a_job.key) / "model.safetensors")
+
+
+def test_a_stage_of_no_steps_is_its_parent(job):
+    first, empty = job(stage()), job(stage(tokens=0, parent=stage()))
+    run_stage(first, WORKER)
+    run_stage(empty, WORKER)
+    for name, tensor in load_model(first.store, first.key).state_dict().items():
+        assert torch.equal(tensor, load_model(empty.store, empty.key).state_dict()[name])
+
+
+def test_batches_hold_the_mixture_and_never_repeat_within_an_epoch(toy_tokens):
+    a_stage = stage(mixture={"food": 0.75, "automotive": 0.25}, tokens=64 * 256)
+    sampler = MixtureSampler(a_stage, toy_tokens)
+    rows = np.concatenate([sampler.rows(step) for step in range(a_stage.steps)])
+    split = {c: toy_tokens.split(c, "train") for c in CORPORA}
+    windows = {c: {tuple(row) for row in s.read(np.arange(s.windows(32)), 32)} for c, s in split.items()}
+    food = [tuple(row) for row in rows if tuple(row) in windows["food"]]
+    assert len(food) == a_stage.drawn["food"] == 48 * 8
+    assert len(set(food)) == min(len(food), len(windows["food"]))
+
+
+def test_bf16_is_refused_where_it_would_be_emulated(job, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
+    with pytest.raises(UserError, match="stage.precision: found 'bf16'; allowed on this cpu: fp32"):
+        run_stage(job(stage(recipe=Recipe(batch=8, learning_rate=1e-3, precision="bf16"))), WORKER)
+
+
+def test_the_pull_to_the_parent_has_its_two_limits(job):
+    """Off equals `none` bit for bit; full stays at the weights of A."""
+    first = job(stage())
+    second = stage(mixture={"automotive": 1}, parent=first.stage)
+    arms = {
+        strength: job(stage(mixture={"automotive": 1}, parent=first.stage, intervention=intervention))
+        for strength, intervention in {
+            None: InterventionConfig(kind="none"),
+            0: InterventionConfig(kind="l2_sp", strength=0),
+            100: InterventionConfig(kind="l2_sp", strength=100),
+            1e15: InterventionConfig(kind="l2_sp", strength=1e15),
+        }.items()
+    }
+    assert arms[None].stage.identity == second.identity
+    for a_job in (first, *arms.values()):
+        run_stage(a_job, WORKER)
+    assert weights_sha(arms[0]) == weights_sha(arms[None])
+    assert weights_sha(arms[1e15]) == weights_sha(first)
+    forgotten = {strength: values(a_job, "loss/food")[-1] for strength, a_job in arms.items()}
+    assert forgotten[1e15] < forgotten[100] < forgotten[None]
