@@ -85,6 +85,7 @@ def summary(folders: Mapping[str, Path]) -> str:
 
 
 def main(argv: list[str]) -> int:
+    """See the module's docstring."""
     arguments = parser(__doc__).parse_intermixed_args(argv)
     grid = load_grid(arguments.config, arguments.overrides)
     print(summary(extract(grid.source, grid.corpora, grid.storage)))

@@ -11,7 +11,24 @@ from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.schema import FINEWEB
 from lethe.corpora.source import open_source
 
-GLUE = "the people of the town said that it was there again on a long and quiet day".split()
+GLUE = [
+    "the",
+    "people",
+    "of",
+    "town",
+    "said",
+    "that",
+    "it",
+    "was",
+    "there",
+    "again",
+    "on",
+    "a",
+    "long",
+    "and",
+    "quiet",
+    "day",
+]
 
 
 class Toy:

@@ -62,9 +62,9 @@ class Extraction:
     def name_newest(self) -> None:
         """Let NAME.json name this extraction's folders."""
         for name, folder in self.folders.items():
-            path, text = self.root / f"{name}.json", {"folder": folder.name}
-            if not path.is_file() or json.loads(path.read_text()) != text:
-                write_json(path, text)
+            path = self.root / f"{name}.json"
+            if not path.is_file() or folder.name not in path.read_text():
+                write_json(path, {"folder": folder.name})
 
 
 def is_finished(folder: Path) -> bool:

@@ -1,0 +1,62 @@
+"""The version of the training semantics is tied to literal losses: whoever changes these must raise SEMANTICS."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lethe.model.config import ModelConfig
+from lethe.training.distributed import Worker
+from lethe.training.loop import Job, run_stage
+from lethe.training.stage import SEMANTICS, Evaluation, Recipe, Stage
+from lethe.training.store import StageStore
+
+# fmt: off
+LOSSES = {
+    1: [
+        4.182687, 4.052181, 3.99808, 3.852358, 3.793666, 3.625026, 3.607815, 3.716465, 3.264852, 3.245869,
+        3.451472, 3.001494, 2.939618, 2.724416, 2.966094, 2.858711, 2.998753, 2.969311, 2.741643, 2.766842,
+    ],
+}
+# fmt: on
+
+
+class Stream:
+    """A fixed stream of ids in place of a split's shards."""
+
+    def __init__(self, step: int) -> None:
+        i = np.arange(4001)
+        self.ids = (i * step + (i // 7) ** 2) % 59
+        self.tokens, self.fingerprint = len(self.ids), str(step)
+
+    def windows(self, context: int) -> int:
+        return (self.tokens - 1) // context
+
+    def read(self, indices: np.ndarray, context: int) -> np.ndarray:
+        return self.ids[indices[:, None] * context + np.arange(context + 1)]
+
+
+class FixedTokens:
+    """Two corpora of fixed ids."""
+
+    root, vocab_size, corpora, tokenizer_fingerprint = Path("fixed"), 64, ["a", "b"], "fixed"
+    byte_lengths = np.ones(64, dtype=np.int64)
+
+    def split(self, corpus: str, split: str) -> Stream:
+        return Stream({"a": 3, "b": 11}[corpus] + (split == "val"))
+
+
+def test_the_first_losses_are_these(tmp_path):
+    stage = Stage(
+        model=ModelConfig(layers=2, heads=2, d_model=32, d_ff=64, context=16),
+        mixture={"a": 0.7, "b": 0.3},
+        tokens=20 * 4 * 16,
+        recipe=Recipe(batch=4, learning_rate=1e-2),
+        seed=5,
+    )
+    job = Job(stage, FixedTokens(), StageStore(tmp_path), ("a",), Evaluation(sequences=8, marks=1000))  # type: ignore[arg-type]
+    run_stage(job, Worker())
+    curve = job.store.curve(job.key, job.measured)
+    assert curve is not None
+    losses = [row["value"] for row in curve.to_pylist() if row["name"] == "train_loss"]
+    assert losses == pytest.approx(LOSSES[SEMANTICS], rel=1e-5)
