@@ -14,8 +14,9 @@ from grid.progress import say
 from grid.spec import Grid
 from grid.tree import Tree, describe, needed_stages
 from lethe.config import UserError
+from lethe.files import write_json
 from lethe.tokens.shards import TokenData
-from lethe.training.store import StageStore, write_json
+from lethe.training.store import StageStore
 
 
 def check_budgets(tree: Tree, data: TokenData) -> None:

@@ -10,7 +10,6 @@ import html
 import itertools
 import json
 import math
-import os
 import re
 from collections import Counter
 from collections.abc import Iterable
@@ -26,6 +25,7 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from lethe.config import UserError
+from lethe.files import whole
 
 AXES = ["baseline", "model", "interleaving_ratio", "intervention"]
 # Each stands out by 3.5 : 1 or more from a white page and from a dark one.
@@ -383,10 +383,6 @@ def write_report(folder: Path) -> Path:
     """
     page = _page(*_read(folder)).encode()
     path = folder / "report.html"
-    partial = path.with_name(f".report.html.{os.getpid()}")
-    try:
-        partial.write_bytes(page)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole(path) as temporary:
+        temporary.write_bytes(page)
     return path

@@ -1,7 +1,6 @@
 """From curves to results: one row a cell, written by the driver alone."""
 
 import json
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,6 +13,7 @@ from grid.cells import Cell
 from grid.search import Outcome
 from grid.spec import Grid
 from lethe.evaluation.forgetting import History, StageCurve, metrics
+from lethe.files import whole
 from lethe.training.stage import Stage
 from lethe.training.store import CURVE, StageStore
 
@@ -99,10 +99,8 @@ class Results:
 
 
 def _replace(path: Path, table: pa.Table) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    pq.write_table(table, temporary)
-    temporary.replace(path)
+    with whole(path) as temporary:
+        pq.write_table(table, temporary)
 
 
 def forgetting_table(rows: list[dict[str, Any]], corpora: list[str]) -> str:

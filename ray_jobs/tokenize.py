@@ -15,6 +15,7 @@ from filelock import FileLock
 from grid.cluster import ensure_ray
 from grid.progress import say
 from grid.spec import load_grid
+from lethe.files import write_json
 from lethe.program import parser, run_program
 from lethe.tokens.shards import (
     PARTIAL,
@@ -30,7 +31,6 @@ from lethe.tokens.shards import (
     tokens_folder,
 )
 from lethe.tokens.tokenizer import TokenizerConfig, finished_tokenizer, load_tokenizer, parts
-from lethe.training.store import write_json
 
 if TYPE_CHECKING:
     import pyarrow as pa

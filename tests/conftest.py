@@ -8,9 +8,9 @@ import pyarrow as pa
 import pytest
 
 from lethe.corpora.parquet import PartWriter
+from lethe.files import write_json
 from lethe.tokens.shards import PARTIAL, TokenData, encode_part, encoded_path, join_parts
 from lethe.tokens.tokenizer import load_tokenizer, save_tokenizer, train
-from lethe.training.store import write_json
 
 WORDS = {
     "food": ["onion", "garlic", "butter", "flour", "simmer", "stir", "oven", "salt", "bread", "soup"],

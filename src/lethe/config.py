@@ -140,13 +140,13 @@ def override(source: Source, overrides: list[str]) -> Source:
     return source._replace(data=data, overridden=frozenset(changed))
 
 
-def validate(model: type[C], source: Source, context: dict[str, Any] | None = None) -> C:
+def validate(model: type[C], source: Source) -> C:
     """The validated model, or one UserError that lists every problem of the source."""
     try:
-        return model.model_validate(source.data, context=context)
+        return model.model_validate(source.data)
     except ValidationError as error:
-        errors = [dict(e) for e in error.errors(include_url=False)]
-        inner = {tuple(e["loc"][:-1]) for e in errors}
+        errors: list[dict[str, Any]] = [dict(e) for e in error.errors(include_url=False)]
+        inner = {e["loc"][:-1] for e in errors}
         # A list whose items are all wrong is not too short as well.
         problems = [_describe(model, source, e) for e in errors if e["type"] != "too_short" or e["loc"] not in inner]
         raise UserError("\n".join(dict.fromkeys(problems))) from None

@@ -14,7 +14,7 @@ from lethe.corpora.merge import merge
 from lethe.corpora.parquet import read_manifest
 from lethe.corpora.select import PAGES
 from lethe.corpora.source import open_source
-from lethe.training.store import sha256
+from lethe.files import sha256
 
 
 def rows_of(toy: Any) -> list[dict[str, Any]]:

@@ -10,7 +10,7 @@ from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.extract import Extraction, is_finished, scan_unit
 from lethe.corpora.merge import merge
 from lethe.corpora.source import open_source
-from lethe.training.store import sha256
+from lethe.files import sha256
 
 GRID = """
 corpora: [food, automotive]

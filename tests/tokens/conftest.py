@@ -9,8 +9,8 @@ import pyarrow.parquet as pq
 import pytest
 from tokenizers import Tokenizer
 
+from lethe.files import write_json
 from lethe.tokens.tokenizer import load_tokenizer, save_tokenizer, train
-from lethe.training.store import write_json
 
 FOOD = ["onion", "garlic", "butter", "flour", "simmer", "oven", "roast"]
 CARS = ["engine", "brake", "piston", "clutch", "torque", "gasket"]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from lethe.config import UserError
+from lethe.files import sha256, write_json
 from lethe.tokens.analysis import make_tokenizer
 from lethe.tokens.shards import (
     PARTIAL,
@@ -36,7 +37,6 @@ from lethe.tokens.tokenizer import (
     load_tokenizer,
     parts,
 )
-from lethe.training.store import sha256, write_json
 
 U2 = np.dtype("<u2")
 

@@ -5,8 +5,6 @@ data/corpora/NAME-FP/         a finished corpus: {train,val}/part-*.parquet, and
 data/corpora/NAME.json        names the newest of a corpus's folders
 """
 
-import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -18,7 +16,7 @@ from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.parquet import PartWriter, read_manifest
 from lethe.corpora.select import CANDIDATES, Rejects, select
 from lethe.corpora.source import Source, Unit, open_source, read_pages
-from lethe.training.store import write_json
+from lethe.files import fingerprint, write_json
 
 VERSION = 1  # of what the extraction does; counted up whenever it would keep other pages, or split them otherwise
 
@@ -35,8 +33,7 @@ class Extraction:
     def fingerprint(self) -> str:
         """8 hexadecimal characters: pages are shared out among the corpora, so each depends on all of them."""
         corpora = {name: corpus.model_dump(mode="json") for name, corpus in self.corpora.items()}
-        text = json.dumps([VERSION, self.source.fingerprint, corpora], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:8]
+        return fingerprint([VERSION, self.source.fingerprint, corpora], 8)
 
     @property
     def root(self) -> Path:

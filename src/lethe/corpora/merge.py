@@ -22,7 +22,7 @@ from lethe.corpora.parquet import PartWriter, read_manifest
 from lethe.corpora.select import CANDIDATES, PAGES
 from lethe.corpora.source import BATCH_ROWS
 from lethe.corpora.split import Kind, split
-from lethe.training.store import write_json
+from lethe.files import write_json
 
 DECIDING = ["corpus", "host", "text_hash", "token_count"]
 SPLITS = ("train", "val")

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lethe.training.store import sha256
+from lethe.files import sha256
 
 ROW_GROUP_BYTES = 32_000_000  # in memory
 PART_BYTES = 512_000_000  # in memory; on disk about a third of it

@@ -7,6 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from lethe.files import sha256, write_json
 from lethe.tokens.tokenizer import (
     TOKENIZER_VERSION,
     TokenizerConfig,
@@ -18,7 +19,6 @@ from lethe.tokens.tokenizer import (
     training_text,
     truncate,
 )
-from lethe.training.store import sha256, write_json
 
 HELD_OUT_BYTES = 8_000_000
 

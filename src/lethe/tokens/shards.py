@@ -6,7 +6,6 @@
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -18,18 +17,17 @@ from tokenizers import Tokenizer
 
 from lethe.config import Config, Source, UserError, validate
 from lethe.corpora.parquet import read_manifest
+from lethe.files import fingerprint, sha256, whole, write_json
 from lethe.tokens.tokenizer import (
     EOS_ID,
     TokenizerConfig,
     byte_lengths,
-    fingerprint,
     finished_tokenizer,
     load_tokenizer,
     model_vocab,
     parts,
     text_batches,
 )
-from lethe.training.store import sha256, write_json
 
 SHARDS_VERSION = 1
 SHARD_TOKENS = 100_000_000
@@ -92,7 +90,7 @@ def tokens_folder(corpora: dict[str, Path], config: TokenizerConfig, storage: Pa
         "tokenizer": sha256(tokenizer / "tokenizer.json"),
         "corpora": {name: folder.name for name, folder in corpora.items()},
     }
-    return storage / "data" / "tokens" / f"bpe{config.vocab_size}-{fingerprint(identity)}"
+    return storage / "data" / "tokens" / f"bpe{config.vocab_size}-{fingerprint(identity, 8)}"
 
 
 def is_finished(root: Path, corpora: dict[str, Path]) -> bool:
@@ -110,17 +108,14 @@ def token_dtype(tokenizer: Tokenizer) -> np.dtype:
 
 def encode_part(part: Path, tokenizer: Tokenizer, path: Path) -> None:
     """Encode one Parquet part of a corpus into `path`, flat ids; its `Counts` go to `path`.json, written last."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.tmp{os.getpid()}")
     documents = tokens = size = 0
-    with temporary.open("wb") as file:
+    with whole(path) as temporary, temporary.open("wb") as file:
         for batch in text_batches(part):
             texts = [text for text in batch.to_pylist() if text]
             ids = _encode(texts, tokenizer)
             file.write(ids.data)
             documents, tokens = documents + len(texts), tokens + len(ids)
             size += sum(len(text.encode()) for text in texts)
-    temporary.replace(path)
     counts = Counts(documents=documents, tokens=tokens, bytes=size)
     write_json(path.with_suffix(".json"), counts.model_dump())
 
@@ -228,13 +223,11 @@ def _cut(arrays: Iterator[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]
 
 
 def _write_shard(path: Path, pieces: list[np.ndarray]) -> Shard:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary, digest = path.with_name(f"{path.name}.tmp{os.getpid()}"), hashlib.sha256()
-    with temporary.open("wb") as file:
+    digest = hashlib.sha256()
+    with whole(path) as temporary, temporary.open("wb") as file:
         for piece in pieces:
             file.write(piece.data)
             digest.update(piece.data)
-    temporary.replace(path)
     return Shard(
         name=path.name,
         tokens=sum(len(piece) for piece in pieces),

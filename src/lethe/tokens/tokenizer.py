@@ -1,6 +1,5 @@
 """A byte-level BPE over all corpora: how it is trained, kept and, refusing what is not ours, loaded."""
 
-import hashlib
 import json
 import re
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 
 from lethe.config import Config, UserError
 from lethe.corpora.parquet import read_manifest
-from lethe.training.store import sha256, write_json
+from lethe.files import fingerprint, sha256, write_json
 
 TOKENIZER_VERSION = 1
 EOS = "<eos>"
@@ -81,11 +80,6 @@ class TokenizerConfig(Config):
         return sorted({*candidates, self.vocab_size})
 
 
-def fingerprint(value: Any) -> str:
-    """The first 8 hexadecimal digits of the sha256 of a JSON value."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:8]
-
-
 def tokenizer_folder(corpora: dict[str, Path], config: TokenizerConfig, storage: Path) -> Path:
     """Where the tokenizer of these corpora (names and their folders) lies or will lie."""
     identity = {
@@ -93,7 +87,7 @@ def tokenizer_folder(corpora: dict[str, Path], config: TokenizerConfig, storage:
         "config": config.model_dump(),
         "corpora": {name: folder.name for name, folder in corpora.items()},
     }
-    return storage / "data" / "tokenizers" / f"bpe{config.vocab_size}-{fingerprint(identity)}"
+    return storage / "data" / "tokenizers" / f"bpe{config.vocab_size}-{fingerprint(identity, 8)}"
 
 
 def finished_tokenizer(corpora: dict[str, Path], config: TokenizerConfig, storage: Path) -> Path | None:

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor
 
 from lethe.config import UserError
-from lethe.training.store import load_tensors, save_tensors, write_json
+from lethe.files import write_json
+from lethe.training.store import load_tensors, save_tensors
 
 
 def save(partial: Path, step: int, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: Any) -> None:

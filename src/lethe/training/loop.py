@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lethe.config import UserError
 from lethe.evaluation.losses import evaluate, held_out_rows
+from lethe.files import fingerprint
 from lethe.interventions.interface import Switch
 from lethe.tokens.shards import TokenData
 from lethe.training import checkpoint
@@ -27,7 +28,7 @@ from lethe.training.distributed import Worker
 from lethe.training.load import fresh_model, load_model
 from lethe.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from lethe.training.sampler import MixtureSampler
-from lethe.training.stage import Evaluation, Stage, fingerprint
+from lethe.training.stage import Evaluation, Stage
 from lethe.training.store import StageStore
 
 Report = Callable[[int, dict[str, float]], None]

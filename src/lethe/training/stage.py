@@ -4,8 +4,6 @@ A stage trains on one mixture for a token budget, from a parent's weights or fro
 Nothing here imports torch, so plans of any size are cheap.
 """
 
-import hashlib
-import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, Self
@@ -14,6 +12,7 @@ import numpy as np
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
 
 from lethe.config import Config
+from lethe.files import fingerprint
 from lethe.interventions import InterventionConfig
 from lethe.model.config import ModelConfig
 from lethe.training.mixture import draws
@@ -140,8 +139,3 @@ class Stage(Config):
             "data": {name: fingerprints[name] for name in names},
         }
         return fingerprint(record)
-
-
-def fingerprint(value: Any) -> str:
-    """16 hexadecimal characters of the sha256 of a value's canonical JSON."""
-    return hashlib.sha256(json.dumps(value, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]

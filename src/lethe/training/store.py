@@ -8,7 +8,6 @@ KEY/partial/STEP/            checkpoints while it trains, owned by whoever holds
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ import pyarrow.parquet as pq
 from filelock import FileLock
 
 from lethe.config import UserError
+from lethe.files import sha256, whole, write_json
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -88,56 +88,45 @@ class StageStore:
     def finish(self, key: str, record: dict[str, Any], tensors: "dict[str, Tensor]") -> None:
         """Write weights and record. Where the stage is finished already, its weights must be these."""
         folder = self.folder(key)
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f".model.{os.getpid()}.safetensors"
-        digest = save_tensors(path, tensors)
-        before = self.record(key)
+        path, before = folder / "model.safetensors", self.record(key)
         if before is None:
-            path.replace(folder / "model.safetensors")
-            files = {"model.safetensors": digest}
+            with whole(path) as temporary:
+                files = {path.name: save_tensors(temporary, tensors)}
             write_json(folder / "stage.json", {"version": VERSION, "key": key, **record, "files": files})
-        else:
-            path.unlink()
-            if before["files"]["model.safetensors"] != digest:
-                raise UserError(
-                    f"{folder}: trained again for another measurement, the stage ended with other weights than "
-                    "those stored; they stem from another processor, torch version or number of ranks or threads. "
-                    "Delete that folder to train it here"
-                )
+        elif before["files"][path.name] != _digest(tensors):
+            raise UserError(
+                f"{folder}: trained again for another measurement, the stage ended with other weights than those "
+                "stored; they stem from another processor, torch version or number of ranks or threads. Delete that "
+                "folder to train it here"
+            )
         shutil.rmtree(folder / "partial", ignore_errors=True)
 
     def write_curve(self, key: str, measured: str, rows: list[tuple[Any, ...]]) -> None:
         """Write a curve, rows as in CURVE; its manifest last."""
-        folder = self.folder(key) / "curves"
-        folder.mkdir(parents=True, exist_ok=True)
-        path = folder / f"{measured}.parquet"
-        temporary = folder / f".{measured}.{os.getpid()}"
+        path = self.folder(key) / "curves" / f"{measured}.parquet"
         table = pa.Table.from_pylist([dict(zip(CURVE.names, row, strict=True)) for row in rows], CURVE)
-        pq.write_table(table, temporary)
-        digest = sha256(temporary)
-        temporary.replace(path)
-        write_json(path.with_suffix(".json"), {"sha256": digest, "rows": len(rows)})
-
-
-def sha256(path: Path) -> str:
-    """Of a file's bytes, as hexadecimal characters."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(value, indent=1, sort_keys=True))
-    temporary.replace(path)
+        with whole(path) as temporary:
+            pq.write_table(table, temporary)
+        write_json(path.with_suffix(".json"), {"sha256": sha256(path), "rows": len(rows)})
 
 
 def save_tensors(path: Path, tensors: "dict[str, Tensor]") -> str:
     """Write a safetensors file and return its sha256."""
     from safetensors.torch import save_file
 
-    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}, path)
+    save_file(_plain(tensors), path)
     return sha256(path)
+
+
+def _digest(tensors: "dict[str, Tensor]") -> str:
+    """The sha256 that `save_tensors` would return."""
+    from safetensors.torch import save
+
+    return hashlib.sha256(save(_plain(tensors))).hexdigest()
+
+
+def _plain(tensors: "dict[str, Tensor]") -> "dict[str, Tensor]":
+    return {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
 
 
 def load_tensors(path: Path, digest: str) -> "dict[str, Tensor]":

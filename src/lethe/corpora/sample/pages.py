@@ -8,7 +8,7 @@ from .library import DOMAINS, Lists, kinds, words
 from .voice import Voice, capitalised, sentence
 
 LEADS = ["", "", "", "Worth knowing: ", "Remember: ", "A detail that is easily forgotten: ", "For the record: "]
-SUBJECTS_PER_PAGE = 2
+SUBJECTS_PER_PAGE = 3
 # Of five filler sentences on a page of one domain, two are of the other domain: where none is, the loss on a
 # forgotten domain grows past that of a uniform guess.
 FILLERS = {
