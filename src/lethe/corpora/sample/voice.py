@@ -9,6 +9,9 @@ _SLOT = re.compile(r"<(?:(\d+)-(\d+)(?:/(\d+))?|(\+?)([a-z_]+))>")
 _A_BEFORE_VOWEL = re.compile(r"\b([Aa]) (?=(?!us|uni|eu|one)[aeiouAEIOU]|8|11\b|18\b)")
 
 
+RARITY = 3
+
+
 class Voice:
     """Speaks the templates of one page.
 
@@ -26,8 +29,13 @@ class Voice:
         """A spoken entry of the list `name`; none comes twice before all have come."""
         left = self._left.get(name)
         if not left:
-            left = self._left[name] = self._rng.sample(self._lists[name], len(self._lists[name]))
+            left = self._left[name] = self._shuffled(self._lists[name])
         return self.speak(left.pop())
+
+    def _shuffled(self, entries: Sequence[str]) -> list[str]:
+        """The entries in random order, early ones of the list more often at the end, as words have common and rare."""
+        keys = [self._rng.random() ** (place + RARITY) for place in range(len(entries))]
+        return [entry for _, entry in sorted(zip(keys, entries, strict=True))]
 
     def speak(self, template: str) -> str:
         """The template with its choices made and its slots filled."""
