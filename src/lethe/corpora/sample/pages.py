@@ -7,13 +7,13 @@ from .facts import Fact, facts_by_subject
 from .library import DOMAINS, Lists, kinds, words
 from .voice import Voice, capitalised, sentence
 
-LEADS = ["", "", "", "Worth knowing: ", "Remember: ", "A detail that is easily forgotten: ", "For the record: "]
+LEADS = ["", "", "", "", "Worth knowing: ", "Remember: ", "For the record: "]
 SUBJECTS_PER_PAGE = 3
 # Of five filler sentences on a page of one domain, two are of the other domain: where none is, the loss on a
 # forgotten domain grows past that of a uniform guess.
 FILLERS = {
-    "food": ["<+everyday>", "<+automotive_guest>"] * 2 + ["<+everyday>"],
-    "automotive": ["<+everyday>", "<+food_guest>"] * 2 + ["<+everyday>"],
+    "food": ["<+automotive_guest>", "<+everyday>"] * 2 + ["<+automotive_guest>"],
+    "automotive": ["<+food_guest>", "<+everyday>"] * 2 + ["<+food_guest>"],
     "other": ["<+everyday>"] * 10 + ["<+automotive_guest>", "<+food_guest>"],
 }
 
