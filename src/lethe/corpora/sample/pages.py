@@ -12,8 +12,8 @@ SUBJECTS_PER_PAGE = 3
 # Of five filler sentences on a page of one domain, two are of the other domain: where none is, the loss on a
 # forgotten domain grows past that of a uniform guess.
 FILLERS = {
-    "food": ["<+automotive_guest>", "<+everyday>"] * 2 + ["<+automotive_guest>"],
-    "automotive": ["<+food_guest>", "<+everyday>"] * 2 + ["<+food_guest>"],
+    "food": ["<+everyday>", "<+automotive_guest>"] * 2 + ["<+everyday>"],
+    "automotive": ["<+everyday>", "<+food_guest>"] * 2 + ["<+everyday>"],
     "other": ["<+everyday>"] * 10 + ["<+automotive_guest>", "<+food_guest>"],
 }
 

@@ -1,0 +1,130 @@
+"""Bad input is refused before anything trains: exit 2, one message that says what and where, no traceback."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import yaml
+
+from lethe.config import UserError
+from lethe.corpora.sample import write_sample
+from lethe.corpora.schema import FINEWEB
+from lethe.tokens.shards import TokenData
+
+GRID = {
+    "corpora": ["food", "automotive"],
+    "tokenizer": {"vocab_size": 512},
+    "models": ["toy"],
+    "baselines": ["sequential_ab", "sequential_ba", "combined"],
+    "interleaving_ratios": [0, 0.25],
+    "stage": {"tokens": 40_000, "batch": 8, "learning_rate": 6e-3},
+}
+
+
+def refused(storage: Path, *overrides: str, text: str | None = None, config: Path | None = None) -> str:
+    """What the program says on standard error; asserts exit code 2, no traceback, and that nothing was trained."""
+    path = config or storage / "grid.yaml"
+    if config is None:
+        path.write_text(yaml.safe_dump(GRID) if text is None else text)
+    command = [sys.executable, "-m", "ray_jobs.run_grid", str(path), f"storage={storage}", *overrides]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+    assert not (storage / "runs" / "stages").exists()
+    return done.stderr
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["surprise=1"], "command line, over {grid}: unknown field 'surprise'; allowed: name, "),
+        (
+            ["baselines=[sequental_ab]"],
+            "baselines: found 'sequental_ab'; allowed: sequential_ab, sequential_ba, combined",
+        ),
+        (["models=[tinny]"], "models: found 'tinny' (did you mean 'tiny'?); allowed: 110m, "),
+        (["corpora=[foood, automotive]"], "corpora: found 'foood' (did you mean 'food'?); allowed: automotive, food"),
+        (["interleaving_ratios=[1.5]"], "interleaving_ratios[0]: found 1.5; allowed: should be less than 1"),
+        (
+            ["interleaving_ratios=[-0.1]"],
+            "interleaving_ratios[0]: found -0.1; allowed: should be greater than or equal to 0",
+        ),
+        (["stage.learning_rate=fast"], "stage.learning_rate: found 'fast'; allowed: should be a valid number"),
+        (["source=nowhere"], "source: found 'nowhere'"),
+        (["resources.toy.workers=3"], "stage.batch: found 8; allowed: a multiple of the 3 workers"),
+    ],
+)
+def test_a_wrong_field(tmp_path, overrides, expected):
+    assert expected.format(grid=tmp_path / "grid.yaml") in refused(tmp_path, *overrides)
+
+
+def test_several_problems_are_told_at_once(tmp_path):
+    message = refused(tmp_path, "models=[x]", "interleaving_ratios=[2]", "surprise=1")
+    assert len(message.strip().splitlines()) == 3
+
+
+def test_a_syntax_error_a_missing_file_and_a_folder(tmp_path):
+    assert refused(tmp_path, text="corpora: [food\nmodels: x").startswith(f"{tmp_path / 'grid.yaml'}:2:")
+    assert f"{tmp_path / 'no.yaml'}: cannot be read: No such file" in refused(tmp_path, config=tmp_path / "no.yaml")
+    assert f"{tmp_path}: cannot be read: Is a directory" in refused(tmp_path, config=tmp_path)
+
+
+def test_sources_that_hold_nothing_usable(tmp_path):
+    (tmp_path / "empty").mkdir()
+    assert "source: found 'empty', where there is no *.parquet file" in refused(tmp_path, "source=empty")
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page" / "a.parquet").write_text("<html>Not found</html>")
+    message = refused(tmp_path, "source=page")
+    assert "a.parquet" in message
+    assert "Parquet" in message
+    lacking = FINEWEB.empty_table().drop_columns(["url"])
+    (tmp_path / "lacking").mkdir()
+    pq.write_table(lacking, tmp_path / "lacking" / "a.parquet")
+    message = refused(tmp_path, "source=lacking")
+    assert "a.parquet" in message
+    assert "url" in message
+    (tmp_path / "typed").mkdir()
+    index = FINEWEB.get_field_index("text")
+    typed = FINEWEB.set(index, pa.field("text", pa.int64())).empty_table()
+    pq.write_table(typed, tmp_path / "typed" / "a.parquet")
+    message = refused(tmp_path, "source=typed")
+    assert "text" in message
+    assert "int64" in message
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage with the sample's corpora and token shards."""
+    storage = tmp_path_factory.mktemp("prepared")
+    write_sample(storage / "data" / "sample")
+    (storage / "grid.yaml").write_text(yaml.safe_dump(GRID))
+    command = [sys.executable, "-m", "ray_jobs.tokenize", str(storage / "grid.yaml"), f"storage={storage}"]
+    subprocess.run(command, check=True, capture_output=True, timeout=200)
+    return storage
+
+
+@pytest.mark.ray
+def test_a_corpus_too_small_for_its_budget(prepared):
+    message = refused(prepared, "stage.tokens=900_000")
+    assert "stage.max_epochs: found 1; corpus automotive has " in message
+    assert "corpus food has " in message
+    assert "allowed: at least " in message
+
+
+@pytest.mark.ray
+def test_a_tokenizer_that_does_not_match_the_shards(prepared, tmp_path):
+    shutil.copytree(prepared / "data", tmp_path / "data")
+    (tokenizer,) = (tmp_path / "data" / "tokenizers").glob("bpe512-*/tokenizer.json")
+    content = json.loads(tokenizer.read_text())
+    content["model"]["merges"][-1], content["model"]["merges"][-2] = content["model"]["merges"][-2:]
+    tokenizer.write_text(json.dumps(content))
+    assert f"{tokenizer}: not the tokenizer its report.json describes" in refused(tmp_path)
+    (root,) = (tmp_path / "data" / "tokens").glob("bpe512-*")
+    with pytest.raises(UserError, match="a tokenizer that does not match the shards"):
+        TokenData(root)
