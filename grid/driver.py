@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from typing import Any
@@ -87,7 +88,7 @@ def _run(grid: Grid, data: TokenData, uri: str) -> int:
     bad = [row for row in rows if row["status"] != "finished"]
     for row in bad:
         print(f"{row['cell']}: {row['status']}: {row['reason']}")
-    print(f"\nreport  {os.path.relpath(report)}\nMLflow  {tracker.ui_command()}")
+    print(f"\nreport  {os.path.relpath(report)}\nMLflow  {tracker.where_to_look()}")
     return 1 if bad else 0
 
 
@@ -96,8 +97,8 @@ def _setup(grid: Grid, data: TokenData) -> Any:
 
     resources = {name: grid.resources_of(name) for name in grid.models}
     stage = grid.stage
-    runs = grid.storage / "runs"
-    return Setup(runs, data.root, tuple(grid.corpora), stage.evaluation, stage.checkpoint_every, resources)
+    runs, scratch = grid.storage / "runs", grid.folder / "ray"
+    return Setup(runs, data.root, tuple(grid.corpora), stage.evaluation, stage.checkpoint_every, resources, scratch)
 
 
 def _train(tree: Tree, missing: set[str], setup: Any, results: Any, tracker: Any) -> dict[str, Any]:
@@ -118,7 +119,11 @@ def _train(tree: Tree, missing: set[str], setup: Any, results: Any, tracker: Any
     say(f"training {len(missing)} of {len(tree.stages)} stages for {len(pending)} of {len(tree.cells)} cells")
     ensure_ray()
     _check_resources(tree.grid)
-    outcomes |= train_cells(tree, pending, missing, setup, settled)
+    shutil.rmtree(setup.scratch, ignore_errors=True)  # of a run that was killed
+    try:
+        outcomes |= train_cells(tree, pending, missing, setup, settled)
+    finally:
+        shutil.rmtree(setup.scratch, ignore_errors=True)
     return {cell.name: outcomes.get(cell.name, Outcome("stopped", "it was not run")) for cell in tree.cells}
 
 

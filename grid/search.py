@@ -1,6 +1,5 @@
 """Hand the cells to Ray Tune: one trial a cell, held back only while another trial trains a stage it needs."""
 
-import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -145,8 +144,8 @@ def train_cells(
             trial_dirname_creator=lambda trial: str(trial.trial_id),
         ),
         run_config=tune.RunConfig(
-            name=f"{tree.grid.name}-{time.strftime('%Y%m%d-%H%M%S')}",  # never restored: the stage store is the state
-            storage_path=str(setup.runs / "ray"),
+            name=tree.grid.name,
+            storage_path=str(setup.scratch),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=1),
             callbacks=[_Watch(queue, progress, note)],

@@ -5,6 +5,7 @@ milliseconds), so a point sent again is the same point, which MLflow keeps once.
 """
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ class Tracker:
     def __init__(self, uri: str, grid: Grid, description: str) -> None:
         from mlflow import MlflowClient
 
+        logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every migration of a new store
         self.uri, self.grid = uri, grid
         self.client = MlflowClient(uri)
         experiment = self.client.get_experiment_by_name(grid.name)
@@ -88,11 +90,13 @@ class Tracker:
         self.client.log_text(run_id, json.dumps(config, indent=1), "config.json")
         self.client.set_terminated(run_id, STATUS[row["status"]])
 
-    def ui_command(self) -> str:
-        """The command that opens these runs in a browser."""
+    def where_to_look(self) -> str:
+        """How to open these runs in a browser: a command where the store is a file, and the page."""
+        page = f"/#/experiments/{self.experiment}/runs"
         if not self.uri.startswith("sqlite:"):
-            return f"open {self.uri}/#/experiments/{self.experiment}"
-        return f"mlflow server --backend-store-uri {self.uri} --workers 1 --port 5000"
+            return f"{self.uri}{page}"
+        server = f"mlflow server --backend-store-uri {self.uri} --workers 1 --port 5000"
+        return f"{server}\n        http://127.0.0.1:5000{page}"
 
 
 def tracking_uri(given: str | None, storage: Path) -> str:

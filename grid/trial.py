@@ -16,7 +16,10 @@ from lethe.training.stage import Evaluation, Stage
 
 @dataclass(frozen=True)
 class Setup:
-    """What all trials of a grid share: where things lie, what is measured, what each model gets."""
+    """What all trials of a grid share: where things lie, what is measured, what each model gets.
+
+    `scratch` is where Ray keeps its own records of this run; nothing is ever restored from them.
+    """
 
     runs: Path
     tokens: Path
@@ -24,6 +27,7 @@ class Setup:
     evaluation: Evaluation
     checkpoint_every: int
     resources: Mapping[str, Resources]
+    scratch: Path
 
     def job(self, stage: Stage) -> Any:
         from lethe.training.loop import Job
@@ -48,30 +52,32 @@ def run_cell(config: Mapping[str, str], cells: Mapping[str, Cell], setup: Setup)
         def report(step: int, values: dict[str, float], stage: Stage = stage) -> None:
             tune.report({"status": "running", "stage": stage.identity, "step": step, "values": values})
 
-        outcome = run_stage(stage, cell.model, setup, report)
+        outcome = train_stage(stage, cell.model, setup, report)
         if outcome["status"] != "finished":
             tune.report({**outcome, "stage": stage.identity})
             return
     tune.report({"status": "finished", "reason": None})
 
 
-def run_stage(
+def train_stage(
     stage: Stage, model: str, setup: Setup, report: Callable[[int, dict[str, float]], None]
 ) -> dict[str, Any]:
     """Train one stage with the workers its model gets; returns `status` and, where it is not finished, `reason`."""
     resources = setup.resources[model]
     if resources.workers == 1:
-        return _guarded(stage, setup, resources, 0, 1, report)
-    return _run_distributed(stage, setup, resources)
+        return _train_rank(stage, setup, resources, 0, "cuda" if resources.gpus else "cpu", report)
+    return _train_ranks(stage, setup, resources)
 
 
-def _guarded(stage: Stage, setup: Setup, resources: Resources, rank: int, world: int, report: Any) -> dict[str, Any]:
+def _train_rank(
+    stage: Stage, setup: Setup, resources: Resources, rank: int, device: str, report: Callable[..., None]
+) -> dict[str, Any]:
     from lethe.training.distributed import Worker
     from lethe.training.loop import DivergedError, run_stage
 
-    device = "cuda" if resources.gpus else "cpu"
+    worker = Worker(rank, resources.workers, device, resources.threads, resources.micro_batch)
     try:
-        run_stage(setup.job(stage), Worker(rank, world, device, resources.threads, resources.micro_batch), report)
+        run_stage(setup.job(stage), worker, report)
     except DivergedError as error:
         return {"status": "diverged", "reason": str(error)}
     except UserError as error:
@@ -79,18 +85,16 @@ def _guarded(stage: Stage, setup: Setup, resources: Resources, rank: int, world:
     return {"status": "finished", "reason": None}
 
 
-def _run_distributed(stage: Stage, setup: Setup, resources: Resources) -> dict[str, Any]:
+def _train_ranks(stage: Stage, setup: Setup, resources: Resources) -> dict[str, Any]:
     from ray import train
-    from ray.train.torch import TorchTrainer
+    from ray.train.torch import TorchTrainer, get_device
 
-    def loop(config: dict[str, Any]) -> dict[str, Any]:
-        context = train.get_context()
-        rank, world = context.get_world_rank(), context.get_world_size()
-        return _guarded(stage, setup, resources, rank, world, lambda step, values: None)
+    def loop() -> dict[str, Any]:
+        rank = train.get_context().get_world_rank()
+        return _train_rank(stage, setup, resources, rank, str(get_device()), lambda step, values: None)
 
     trainer = TorchTrainer(
         loop,  # type: ignore[arg-type]
-        train_loop_config={},
         scaling_config=train.ScalingConfig(
             num_workers=resources.workers,
             use_gpu=resources.gpus > 0,
@@ -98,7 +102,7 @@ def _run_distributed(stage: Stage, setup: Setup, resources: Resources) -> dict[s
         ),
         run_config=train.RunConfig(
             name=stage.identity,
-            storage_path=str(setup.runs / "ray"),
+            storage_path=str(setup.scratch),
             failure_config=train.FailureConfig(max_failures=2),  # a lost worker; the store has the checkpoint
         ),
     )

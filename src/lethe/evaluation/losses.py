@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from lethe.config import UserError
 from lethe.tokens.shards import TokenSplit
 from lethe.training.distributed import Worker
 
@@ -14,8 +15,13 @@ ROWS_AT_ONCE = 32
 
 
 def held_out_rows(split: TokenSplit, context: int, sequences: int) -> np.ndarray:
-    """The same `sequences` windows at every mark, evenly spread over the split: int64 [n, context + 1]."""
+    """The same `sequences` windows at every mark, evenly spread over the split: int64 [n, context + 1].
+
+    Raises UserError for a split without a whole window.
+    """
     windows = split.windows(context)
+    if not windows:
+        raise UserError(f"held-out text: found {split.tokens} tokens; allowed: more than the context, {context}")
     n = min(sequences, windows)
     return split.read(np.arange(n) * windows // n, context)
 

@@ -92,6 +92,7 @@ class _Training:
             corpus: held_out_rows(job.data.split(corpus, "val"), self.stage.model.context, job.evaluation.sequences)
             for corpus in job.corpora
         }
+        self.marks = frozenset(job.evaluation.steps(self.stage.steps))
         self.intervention = self.stage.intervention.make(Switch(self.stage, self._load))
         parent = self.stage.parent
         model = self._load(parent) if parent else fresh_model(self.stage, job.data.vocab_size)
@@ -106,21 +107,36 @@ class _Training:
             self.forward = DistributedDataParallel(self.model, gradient_as_bucket_view=True)
 
     def run(self) -> None:
-        marks = set(self.job.evaluation.steps(self.stage.steps))
         if self.step == 0:
-            self._mark({})
+            self._measure(None)
         while self.step < self.stage.steps:
             loss = self._train_step()
             self.step += 1
-            if self.step == self.stage.steps:
-                self.intervention.at_end(self.model)
-            if self.step in marks:
-                self._mark({"train_loss": self._mean_over_ranks(loss)})
+            self._measure(loss)
             if self.step % self.job.checkpoint_every == 0 and self.step < self.stage.steps:
                 self._checkpoint()
         if self.worker.leads:
             self._finish()
         self.worker.agree(True)  # no rank leaves before the stage is on disk
+
+    def _measure(self, loss: Tensor | None) -> None:
+        """Evaluate, remember and report, if that is due; `loss` is this rank's of the last step.
+
+        Raises DivergedError rather than go on with what is not a number.
+        """
+        if self.step == self.stage.steps:
+            self.intervention.at_end(self.model)
+        if self.step not in self.marks:
+            return
+        values = evaluate(self.model, self.held_out, self.job.data.byte_lengths, self.worker)
+        if loss is not None:
+            values["train_loss"] = self.worker.sum(loss.double()).item() / self.worker.world
+        if not all(np.isfinite(value) for value in values.values()):
+            raise DivergedError(f"the loss is not a number at step {self.step} of {self.stage.steps}: {values}")
+        tokens, self.seconds = self.step * self.stage.tokens_per_step, time.monotonic() - self.started
+        self.curve += [(self.step, tokens, self.seconds, name, value) for name, value in values.items()]
+        if self.worker.leads:
+            self.report(self.step, values)
 
     def _train_step(self) -> Tensor:
         """One optimizer step; returns this rank's loss on its rows of the batch, a scalar."""
@@ -156,19 +172,6 @@ class _Training:
                 ((loss if penalty is None else loss + penalty) / pieces).backward()
             total += loss.detach() / pieces
         return total
-
-    def _mean_over_ranks(self, loss: Tensor) -> float:
-        return self.worker.sum(loss.double()).item() / self.worker.world
-
-    def _mark(self, values: dict[str, float]) -> None:
-        """Evaluate, remember, report; raises DivergedError rather than go on with what is not a number."""
-        values |= evaluate(self.model, self.held_out, self.job.data.byte_lengths, self.worker)
-        if not all(np.isfinite(value) for value in values.values()):
-            raise DivergedError(f"the loss is not a number at step {self.step} of {self.stage.steps}: {values}")
-        tokens, self.seconds = self.step * self.stage.tokens_per_step, time.monotonic() - self.started
-        self.curve += [(self.step, tokens, self.seconds, name, value) for name, value in values.items()]
-        if self.worker.leads:
-            self.report(self.step, values)
 
     def _checkpoint(self) -> None:
         if self.worker.leads:
