@@ -72,8 +72,8 @@ def train_stage(
 def _train_rank(
     stage: Stage, setup: Setup, resources: Resources, rank: int, device: str, report: Callable[..., None]
 ) -> dict[str, Any]:
-    from lethe.training.distributed import Worker
     from lethe.training.loop import DivergedError, run_stage
+    from lethe.worker import Worker
 
     worker = Worker(rank, resources.workers, device, resources.threads, resources.micro_batch)
     try:

@@ -16,11 +16,11 @@ from lethe.config import UserError
 from lethe.model.config import ModelConfig
 from lethe.tokens.shards import TokenData
 from lethe.tokens.tokenizer import load_tokenizer
-from lethe.training.distributed import Worker
 from lethe.training.loop import Job, run_stage
 from lethe.training.stage import Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
 from lethe.validate import as_text, main
+from lethe.worker import Worker
 
 MODEL = ModelConfig(layers=1, heads=2, d_model=32, d_ff=64, context=16)
 

@@ -51,8 +51,8 @@ def train(config: TrainConfig) -> None:
     import torch.distributed as dist
 
     from lethe.tokens.shards import TokenData
-    from lethe.training.distributed import Worker
     from lethe.training.loop import Job, run_stage
+    from lethe.worker import Worker
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if config.device == "cuda" else "cpu"

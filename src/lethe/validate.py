@@ -148,7 +148,7 @@ def describe(checkpoint: Checkpoint) -> None:
 def show_losses(checkpoint: Checkpoint) -> None:
     """Print loss, perplexity and bits per byte on held-out text of every corpus that the stage's tokens hold."""
     from lethe.evaluation.losses import evaluate
-    from lethe.training.distributed import Worker
+    from lethe.worker import Worker
 
     rows, worker = checkpoint.held_out, Worker(device=checkpoint.device)
     values = evaluate(checkpoint.model, rows, checkpoint.data.byte_lengths, worker)

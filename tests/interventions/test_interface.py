@@ -10,11 +10,11 @@ import lethe.interventions
 from lethe.interventions import InterventionConfig, find, kinds
 from lethe.model.config import ModelConfig
 from lethe.tokens.shards import TokenData
-from lethe.training.distributed import Worker
 from lethe.training.load import load_model
 from lethe.training.loop import Job, run_stage
 from lethe.training.stage import Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
+from lethe.worker import Worker
 
 TOY = ModelConfig(layers=1, heads=1, d_model=32, d_ff=64, context=32)
 

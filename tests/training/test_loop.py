@@ -10,12 +10,12 @@ from lethe.config import UserError
 from lethe.files import sha256
 from lethe.interventions import InterventionConfig
 from lethe.model.config import ModelConfig
-from lethe.training.distributed import Worker
 from lethe.training.load import load_model
 from lethe.training.loop import DivergedError, Job, run_stage
 from lethe.training.sampler import MixtureSampler
 from lethe.training.stage import Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
+from lethe.worker import Worker
 
 TOY = ModelConfig(layers=1, heads=1, d_model=32, d_ff=64, context=32)
 RECIPE = Recipe(batch=8, learning_rate=6e-3)

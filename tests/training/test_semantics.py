@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from lethe.model.config import ModelConfig
-from lethe.training.distributed import Worker
 from lethe.training.loop import Job, run_stage
 from lethe.training.stage import SEMANTICS, Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
+from lethe.worker import Worker
 
 # fmt: off
 LOSSES = {

@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from lethe.config import UserError
 from lethe.tokens.shards import TokenSplit
-from lethe.training.distributed import Worker
+from lethe.worker import Worker
 
 ROWS_AT_ONCE = 32
 

@@ -24,12 +24,12 @@ from lethe.files import fingerprint
 from lethe.interventions.interface import Switch
 from lethe.tokens.shards import TokenData
 from lethe.training import checkpoint
-from lethe.training.distributed import Worker
 from lethe.training.load import fresh_model, load_model
 from lethe.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from lethe.training.sampler import MixtureSampler
 from lethe.training.stage import Evaluation, Stage
 from lethe.training.store import StageStore
+from lethe.worker import Worker
 
 Report = Callable[[int, dict[str, float]], None]
 
