@@ -7,6 +7,8 @@ milliseconds), so a point sent again is the same point, which MLflow keeps once.
 import json
 import logging
 import os
+import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,8 @@ class Tracker:
         page = f"/#/experiments/{self.experiment}/runs"
         if not self.uri.startswith("sqlite:"):
             return f"{self.uri}{page}"
-        server = f"mlflow server --backend-store-uri {self.uri} --workers 1 --port 5000"
+        mlflow = "mlflow" if shutil.which("mlflow") else os.path.relpath(Path(sys.executable).with_name("mlflow"))
+        server = f"{mlflow} server --backend-store-uri {self.uri} --workers 1 --port 5000"
         return f"{server}\n        http://127.0.0.1:5000{page}"
 
 

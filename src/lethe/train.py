@@ -3,6 +3,7 @@
 The stage store is the one the grids use: a stage trained here is found there, and the other way round.
 """
 
+import gc
 import os
 from pathlib import Path
 from typing import Any, Literal
@@ -70,6 +71,7 @@ def train(config: TrainConfig) -> None:
 
     run_stage(job, Worker(rank, world, device, config.threads, config.micro_batch), report)
     if world > 1:
+        gc.collect()  # a DDP module that outlives its process group can abort the interpreter's exit
         dist.destroy_process_group()
     if rank == 0:
         print(f"stage {job.key}  {store.folder(job.key)}")
