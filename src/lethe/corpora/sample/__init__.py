@@ -1,5 +1,5 @@
 """The built-in root dataset: invented web pages about food, cars and other things, and the facts they state."""
 
-from .write import write_sample
+from lethe.corpora.sample.write import write_sample
 
 __all__ = ["write_sample"]

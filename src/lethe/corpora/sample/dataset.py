@@ -4,9 +4,9 @@ import random
 from dataclasses import dataclass, field
 from typing import Any
 
-from .library import DOMAINS
-from .pages import Page, write_page
-from .sites import Site, choose_site, framed, portals, row, sites_of
+from lethe.corpora.sample.library import DOMAINS
+from lethe.corpora.sample.pages import Page, write_page
+from lethe.corpora.sample.sites import Site, choose_site, framed, portals, row, sites_of
 
 PAGES = {"food": 1700, "automotive": 1700, "other": 3400}
 SITES = {"food": 120, "automotive": 120, "other": 170}

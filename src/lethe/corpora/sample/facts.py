@@ -6,8 +6,7 @@ from functools import cache
 from typing import Any, NamedTuple
 
 from lethe.config import read_yaml
-
-from .library import WORDS
+from lethe.corpora.sample.library import WORDS
 
 TYPES = ("entity", "number", "definition", "relation", "procedure")
 

@@ -3,9 +3,9 @@
 import random
 from typing import NamedTuple
 
-from .facts import Fact, facts_by_subject
-from .library import DOMAINS, Lists, kinds, words
-from .voice import Voice, capitalised, sentence
+from lethe.corpora.sample.facts import Fact, facts_by_subject
+from lethe.corpora.sample.library import DOMAINS, Lists, kinds, words
+from lethe.corpora.sample.voice import Voice, capitalised, sentence
 
 LEADS = ["", "", "", "", "Worth knowing: ", "Remember: ", "For the record: "]
 SUBJECTS_PER_PAGE = 3

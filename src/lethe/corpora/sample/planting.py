@@ -3,11 +3,11 @@
 import random
 import re
 
-from .dataset import Dataset
-from .library import DOMAINS, planted, words
-from .pages import Page, write_page
-from .sites import choose_site
-from .voice import Voice, capitalised
+from lethe.corpora.sample.dataset import Dataset
+from lethe.corpora.sample.library import DOMAINS, planted, words
+from lethe.corpora.sample.pages import Page, write_page
+from lethe.corpora.sample.sites import choose_site
+from lethe.corpora.sample.voice import Voice, capitalised
 
 COPIES = {"food": 40, "automotive": 40, "other": 20}  # exact ones, and as many near ones
 WITHOUT_URL = {"food": 4, "automotive": 4, "other": 2}
@@ -64,9 +64,7 @@ def _edited(page: Page, rng: random.Random) -> Page | None:
 
 
 def _plant_without_url(dataset: Dataset, rng: random.Random) -> list[str]:
-    ids = [
-        dataset.add(domain, *dataset.write(domain, rng)) for domain in DOMAINS for _ in range(WITHOUT_URL[domain])
-    ]
+    ids = [dataset.add(domain, *dataset.write(domain, rng)) for domain in DOMAINS for _ in range(WITHOUT_URL[domain])]
     for id_ in ids:
         dataset.rows[id_]["url"] = None
     return ids

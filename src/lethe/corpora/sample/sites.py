@@ -5,12 +5,17 @@ import re
 import uuid
 from typing import Any, NamedTuple
 
-from .library import host_words, planted
-from .pages import Page
+from lethe.corpora.sample.library import host_words, planted
+from lethe.corpora.sample.pages import Page
 
 CHARACTERS_PER_TOKEN = 4.2  # English under GPT-2's tokenizer, roughly
-CRAWLS = (("CC-MAIN-2023-50", "2023-12"), ("CC-MAIN-2024-10", "2024-03"), ("CC-MAIN-2024-18", "2024-04"))
-CRAWLS += (("CC-MAIN-2024-26", "2024-06"), ("CC-MAIN-2024-38", "2024-09"))
+CRAWLS = (
+    ("CC-MAIN-2023-50", "2023-12"),
+    ("CC-MAIN-2024-10", "2024-03"),
+    ("CC-MAIN-2024-18", "2024-04"),
+    ("CC-MAIN-2024-26", "2024-06"),
+    ("CC-MAIN-2024-38", "2024-09"),
+)
 PATHS = (
     "/{section}/{slug}-{number}",
     "/{year}/{month:02}/{slug}-{number}/",
@@ -19,7 +24,13 @@ PATHS = (
     "/index.php?page={section}&id={number}",
 )
 MENUS = ("", "", "Home | About | Contact", "Home > {section}", "Menu Search Newsletter")
-FOOTERS = ("", "", "Copyright {host}. All rights reserved.", "Share this page Print this page", "Older posts Newer posts")
+FOOTERS = (
+    "",
+    "",
+    "Copyright {host}. All rights reserved.",
+    "Share this page Print this page",
+    "Older posts Newer posts",
+)
 
 
 class Site(NamedTuple):
@@ -64,12 +75,17 @@ def row(page: Page, site: Site, number: int, seed: int) -> dict[str, Any]:
         "id": f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'lethe-sample/{seed}/{number}')}>",
         "dump": dump,
         "url": _url(page, site, number, rng),
-        "date": f"{month}-{rng.randint(1, 28):02}T{rng.randrange(24):02}:{rng.randrange(60):02}:{rng.randrange(60):02}Z",
+        "date": _date(month, rng),
         "file_path": f"s3://commoncrawl/crawl-data/{dump}/segments/{segment}.{rng.randrange(99)}/warc/{warc:05}.warc.gz",
         "language": page.language,
         "language_score": round(rng.uniform(0.88, 0.99), 4),
         "token_count": round(len(page.text) / CHARACTERS_PER_TOKEN),
     }
+
+
+def _date(month: str, rng: random.Random) -> str:
+    day, hour, minute, second = rng.randint(1, 28), rng.randrange(24), rng.randrange(60), rng.randrange(60)
+    return f"{month}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"
 
 
 def _host(first: str, second: str, rng: random.Random) -> str:

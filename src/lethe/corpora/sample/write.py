@@ -7,12 +7,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lethe.config import UserError
+from lethe.corpora.sample.dataset import plain_dataset
+from lethe.corpora.sample.facts import facts
+from lethe.corpora.sample.planting import plant
 from lethe.corpora.schema import FINEWEB
 from lethe.files import sha256, whole, write_json
-
-from .dataset import plain_dataset
-from .facts import facts
-from .planting import plant
 
 FORMAT = 1  # raise it whenever the same seed gives other rows
 MANIFEST = "facts.json"
