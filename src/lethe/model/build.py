@@ -23,8 +23,8 @@ def initialise(model: nn.Module, seed: int) -> None:
     """Draw every parameter in place, from `seed` and the parameter's name alone.
 
     So neither the order of parameters, nor the implementation, nor the device, nor other draws change a value.
-    Norms are ones, the rest normal with std sqrt(2 / (5 d_model)) (SmallInit, Nguyen & Salazar 2019,
-    "Transformers without Tears"), divided by sqrt(2 layers) for the two projections of a block that write to the residual stream
+    Norms are ones, the rest normal with std sqrt(2 / (5 d_model)) (SmallInit, Nguyen & Salazar 2019, "Transformers
+    without Tears"), divided by sqrt(2 layers) for the two projections of a block that write to the residual stream
     (GPT-2, Radford et al. 2019, section 2.3). At d_model 1024 that is GPT-2's 0.02; narrower models need more.
     """
     named = dict(model.named_parameters())
