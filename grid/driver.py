@@ -150,9 +150,10 @@ def _check_definitions(grid: Grid, plan: Mapping[str, Any]) -> None:
         before = json.loads((grid.folder / "plan.json").read_text())
     except (OSError, ValueError):
         return
-    old, new = before["config"], plan["config"]
-    changed = [field for field in ("source", "corpora", "tokenizer") if old[field] != new[field]]
-    changed += [f"model {n}" for n in old["models"] if n in new["models"] and old["models"][n] != new["models"][n]]
+    old, new = before.get("config", {}), plan["config"]
+    changed = [field for field in ("source", "corpora", "tokenizer") if old.get(field) != new[field]]
+    models = old.get("models", {})
+    changed += [f"model {name}" for name in models if models[name] != new["models"].get(name, models[name])]
     if changed:
         raise UserError(
             f"{grid.folder}: holds a grid with another {', '.join(changed)}; allowed: the same, or another name "

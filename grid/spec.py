@@ -199,6 +199,10 @@ def load_grid(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> 
 
 
 def _absolute(storage: Path, source: Source) -> Path:
+    if ":/" in str(storage):
+        raise UserError(
+            f"{source.name}: storage: found {str(storage)!r}; allowed: a path on a local or shared file system"
+        )
     if not storage.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise UserError(
             f"{source.name}: storage: found {str(storage)!r}; allowed: an absolute path, since a job runs in a copy of "

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from grid.cells import Cell
 from grid.spec import Grid
+from lethe.config import UserError
 
 STATUS = {"finished": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
 # Wall time differs between two trainings of one stage: the first record stands, a second would be a doubled point.
@@ -27,17 +28,26 @@ class Tracker:
 
     def __init__(self, uri: str, grid: Grid, description: str) -> None:
         from mlflow import MlflowClient
+        from mlflow.exceptions import MlflowException
 
         logging.getLogger("mlflow").setLevel(logging.WARNING)  # it tells of every migration of a new store
         self.uri, self.grid = uri, grid
-        self.client = MlflowClient(uri)
-        experiment = self.client.get_experiment_by_name(grid.name)
-        if experiment is None:
-            artifacts = (grid.folder / "mlflow").as_uri() if uri.startswith("sqlite:") else None
-            self.experiment: str = self.client.create_experiment(grid.name, artifact_location=artifacts)
-        else:
-            self.experiment = experiment.experiment_id
-        self.client.set_experiment_tag(self.experiment, "mlflow.note.content", f"```\n{description}\n```")
+        try:
+            self.client = MlflowClient(uri)
+            self.experiment = self._experiment()
+            note = f"```\n{description}\n```"
+            self.client.set_experiment_tag(self.experiment, "mlflow.note.content", note)
+        except MlflowException as error:
+            allowed = "allowed: sqlite:///ABSOLUTE/PATH.db or the address of an MLflow server"
+            raise UserError(f"tracking URI: found {uri!r}, which cannot be used: {error.message}; {allowed}") from None
+
+    def _experiment(self) -> str:
+        """The id of the experiment of the grid's name."""
+        experiment = self.client.get_experiment_by_name(self.grid.name)
+        if experiment is not None:
+            return str(experiment.experiment_id)
+        artifacts = (self.grid.folder / "mlflow").as_uri() if self.uri.startswith("sqlite:") else None
+        return str(self.client.create_experiment(self.grid.name, artifact_location=artifacts))
 
     def log(self, cell: Cell, row: dict[str, Any], curve: pa.Table | None) -> None:
         """Write a cell's coordinates, curve, final metrics and resolved config to its run."""

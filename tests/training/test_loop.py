@@ -146,6 +146,13 @@ def test_measured_otherwise_a_stage_runs_again_to_the_same_weights(job):
     assert values(closer, "loss/food")[-1] == values(a_job, "loss/food")[-1]
 
 
+def test_a_checkpoint_of_another_measurement_is_not_gone_on_from(job):
+    killed_at(job(stage(), checkpoint_every=8), 20)
+    closer = job(stage(), evaluation=EVERY_STEP)
+    run_stage(closer, WORKER)
+    assert len(values(closer, "loss/food")) == 41
+
+
 def test_measured_again_with_other_weights_is_an_error_not_an_overwrite(job):
     a_job, closer = job(stage()), job(stage(), evaluation=EVERY_STEP)
     run_stage(a_job, WORKER)

@@ -175,12 +175,14 @@ class _Training:
 
     def _checkpoint(self) -> None:
         if self.worker.leads:
-            state = {"seconds": time.monotonic() - self.started, "curve": self.curve}
+            seconds = time.monotonic() - self.started
+            state = {"seconds": seconds, "curve": self.curve, "measured": self.job.measured}
             tensors = self.intervention.tensors(self.model)
             checkpoint.save(self._partial, self.step, tensors, optimizer_tensors(self.optimizer), state)
 
     def _resume(self) -> None:
-        if found := checkpoint.latest(self._partial):
+        found = checkpoint.latest(self._partial)
+        if found and found[3]["measured"] == self.job.measured:  # else the curve's first part would be another's
             self.step, weights, optimizer, state = found
             self.model.load_state_dict(weights, strict=not self.intervention.reshapes)
             load_optimizer_tensors(self.optimizer, optimizer)
