@@ -1,6 +1,10 @@
 """The built-in sample: reproducible, honest about what is planted, and free of duplicates that are not."""
 
+import hashlib
 import json
+import random
+import re
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +14,14 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import sparse
 
+from lethe.config import UserError
 from lethe.corpora.sample import write_sample
+from lethe.corpora.sample.voice import Voice
+from lethe.corpora.sample.write import FORMAT
 from lethe.corpora.schema import FINEWEB
 from lethe.files import sha256
 
@@ -20,10 +29,8 @@ DOMAINS = ("food", "automotive")
 
 
 @pytest.fixture(scope="module")
-def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("sample")
-    write_sample(folder)
-    return folder
+def sample(sample_storage: Path) -> Path:
+    return sample_storage / "data" / "sample"
 
 
 @pytest.fixture(scope="module")
@@ -78,20 +85,37 @@ def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(sample, know
     write_sample(tmp_path / "again")
     assert {name: sha256(tmp_path / "again" / name) for name in known["files"]} == known["files"]
     assert (tmp_path / "again" / "facts.json").read_bytes() == (sample / "facts.json").read_bytes()
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "facts.json").write_text("[]")
     write_sample(tmp_path / "other", seed=1)
     assert all(sha256(tmp_path / "other" / name) != digest for name, digest in known["files"].items())
 
 
-def test_a_whole_sample_is_left_alone_and_a_broken_one_is_mended(tmp_path):
-    write_sample(tmp_path)
-    paths = sorted(tmp_path.glob("sample-*.parquet"))
+def test_another_content_is_another_format(rows, known):
+    """When this fails, either undo the change to the pages or count FORMAT up, so that old samples are replaced."""
+    digest = hashlib.sha256()
+    for id in sorted(rows):
+        digest.update(repr(sorted(rows[id].items())).encode())
+    assert (FORMAT, known["format"], digest.hexdigest()[:16]) == (1, 1, "2d48560663f8f0c9")
+
+
+def test_a_whole_sample_is_left_alone_and_a_broken_one_is_mended(sample, tmp_path):
+    folder = shutil.copytree(sample, tmp_path / "copy")
+    paths = sorted(folder.glob("sample-*.parquet"))
     before = [path.stat().st_mtime_ns for path in paths]
-    write_sample(tmp_path)
+    write_sample(folder)
     assert [path.stat().st_mtime_ns for path in paths] == before
     content = paths[1].read_bytes()
     paths[1].write_bytes(content[:-100])
-    write_sample(tmp_path)
+    write_sample(folder)
     assert paths[1].read_bytes() == content
+    assert {path.name for path in folder.iterdir()} == {path.name for path in sample.iterdir()}
+
+
+def test_a_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=re.escape(str(tmp_path / "file"))):
+        write_sample(tmp_path / "file")
 
 
 def test_only_planted_pages_are_alike(rows, known):
@@ -147,3 +171,65 @@ def test_facts_are_stated_often_and_their_paraphrases_never(rows, known):
         assert len({fact["answer"], *fact["distractors"]}) == 4
     mentions = Counter(fact["domain"] for fact in known["facts"])
     assert all(30 <= mentions[domain] <= 60 for domain in DOMAINS)
+
+
+def test_every_page_has_one_label_one_address_and_finished_text(rows, known):
+    labelled = [id for ids in known["pages"].values() for id in ids]
+    assert len(labelled) == len(rows)
+    assert set(labelled) == set(rows)
+    addresses = [row["url"] for row in rows.values() if row["url"]]
+    assert len(set(addresses)) == len(addresses)
+    unfinished = re.compile(r"<\+?[a-z_]+>|<\d|[(|)]|\ba [aeio]|  | [.,]")
+    for row in rows.values():
+        text = re.sub(r"<eos>|Home \| About \| Contact|\(\d+ answers\)|\(see ticket \d+\)", "-", row["text"])
+        if row["language"] == "en":
+            assert not unfinished.search(text), unfinished.search(text)
+
+
+def test_pages_of_a_domain_name_its_subjects_and_never_the_other_s(rows, known):
+    subjects = {domain: {fact["subject"] for fact in known["facts"] if fact["domain"] == domain} for domain in DOMAINS}
+    for domain, other in (DOMAINS, DOMAINS[::-1]):
+        for id in known["pages"][domain]:
+            assert any(subject in rows[id]["text"] for subject in subjects[domain])
+            assert not any(subject in rows[id]["text"] for subject in subjects[other])
+    mixed = [rows[id]["text"] for id in known["pages"]["mixed"]]
+    assert all(any(subject in text for subject in subjects[domain]) for text in mixed for domain in DOMAINS)
+
+
+def test_no_page_states_a_distractor(rows, known):
+    text = "\n".join(row["text"] for row in rows.values())
+    for fact in known["facts"]:
+        prompts = [statement.removesuffix(fact["answer"]) for statement in fact["statements"]]
+        assert not any(prompt + wrong in text for prompt in prompts for wrong in fact["distractors"])
+
+
+def voice(seed: int = 0, **lists: list[str]) -> Voice:
+    return Voice(lists, random.Random(seed))
+
+
+@given(st.integers(), st.integers(1, 20))
+def test_a_voice_says_every_entry_before_it_repeats_one(seed: int, count: int) -> None:
+    speaker = voice(seed, word=[f"word {i}" for i in range(count)])
+    assert len({speaker.draw("word") for _ in range(count)}) == count
+
+
+@given(st.integers())
+def test_a_voice_keeps_plain_slots_and_renews_the_others(seed: int) -> None:
+    kept, again, fresh, also = voice(seed, word=["one", "two", "three"]).speak("<word> <word> <+word> <+word>").split()
+    assert kept == again
+    assert len({kept, fresh, also}) == 3
+
+
+@given(st.integers())
+def test_a_voice_chooses_counts_and_nests(seed: int) -> None:
+    said = voice(seed, size=["<20-90/5>"]).speak("(about|over) <size>")
+    word, number = said.split()
+    assert word in ("about", "over")
+    assert int(number) in range(20, 91, 5)
+
+
+@pytest.mark.parametrize(
+    "said", ["an apple", "an 8", "an 11", "an 18", "a pear", "a used pear", "a one", "a 12", "A, e"]
+)
+def test_a_voice_knows_its_articles(said: str) -> None:
+    assert voice().speak(said.replace("an ", "a ")) == said

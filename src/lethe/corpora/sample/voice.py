@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 _CHOICE = re.compile(r"\(([^()|]*\|[^()]*)\)")
 _SLOT = re.compile(r"<(?:(\d+)-(\d+)(?:/(\d+))?|(\+?)([a-z_]+))>")
 _A_BEFORE_VOWEL = re.compile(r"\b([Aa]) (?=(?!us|uni|eu|one)[aeiouAEIOU]|8|11\b|18\b)")
-
-
-RARITY = 3
+RARITY = 3  # the smaller, the more often the first entries of a list are drawn before the last
 
 
 class Voice:
@@ -33,13 +31,14 @@ class Voice:
         return self.speak(left.pop())
 
     def _shuffled(self, entries: Sequence[str]) -> list[str]:
-        """The entries in random order, early ones of the list more often at the end, as words have common and rare."""
+        """The entries in random order, the list's first more often at the end: language has common and rare words."""
         keys = [self._rng.random() ** (place + RARITY) for place in range(len(entries))]
         return [entry for _, entry in sorted(zip(keys, entries, strict=True))]
 
     def speak(self, template: str) -> str:
-        """The template with its choices made and its slots filled."""
-        return _SLOT.sub(self._fill, _CHOICE.sub(self._choose, template))
+        """The template with its choices made and its slots filled, and `an` for `a` before a vowel."""
+        filled = _SLOT.sub(self._fill, _CHOICE.sub(self._choose, template))
+        return _A_BEFORE_VOWEL.sub(r"\1n ", filled)
 
     def _choose(self, match: re.Match[str]) -> str:
         return self._rng.choice(match[1].split("|"))
@@ -56,8 +55,7 @@ class Voice:
 
 
 def capitalised(text: str) -> str:
-    """The text with a capital first letter, and `an` where a vowel follows."""
-    text = _A_BEFORE_VOWEL.sub(r"\1n ", text)
+    """The text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
