@@ -117,7 +117,7 @@ def forgetting_by_ratio(results: pd.DataFrame) -> go.Figure:
     percents = [_percent(ratio) for ratio in _ratios(groups)]
     figure.update_xaxes(type="category", categoryorder="array", categoryarray=percents)
     figure.update_xaxes(title="interleaving ratio", row=max(1, len(panels)))
-    return _styled(figure.update_yaxes(zeroline=True), len(panels))
+    return _styled(figure.update_yaxes(zeroline=True, rangemode="tozero"), len(panels))
 
 
 def loss_curves(results: pd.DataFrame, curves: pd.DataFrame) -> go.Figure:

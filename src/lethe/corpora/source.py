@@ -93,7 +93,9 @@ def open_source(source: str, storage: Path) -> Source:
     *.parquet file, or one of them is no Parquet, lacks a needed column or has it in another type.
     """
     if source == "sample":
-        _write_sample(storage / "data" / "sample")
+        from lethe.corpora.sample import write_sample
+
+        write_sample(storage / "data" / "sample")  # does nothing where the whole of it lies already
     try:
         fs, paths = _list(_location(source, storage))
     except (OSError, ValueError, ImportError) as error:
@@ -102,13 +104,6 @@ def open_source(source: str, storage: Path) -> Source:
         raise UserError(f"source: found {source!r}, where there is no *.parquet file; allowed: {ALLOWED}")
     root = _root(paths)
     return Source(source, tuple(_look(fs, path, os.path.relpath(path, root)) for path in paths))
-
-
-def _write_sample(folder: Path) -> None:
-    if not (folder / "facts.json").is_file():
-        from lethe.corpora.sample import write_sample
-
-        write_sample(folder)
 
 
 def _location(source: str, storage: Path) -> str:
