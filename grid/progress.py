@@ -33,7 +33,7 @@ class Progress:
             where = list(needed_stages(self.cells[cell])).index(stage.identity) + 1
             self._print(f"{cell} stage {where}: step {result['step']}/{stage.steps}, {losses}")
 
-    def settled(self, cell: str, status: str, reason: str | None, running: int) -> None:
+    def settled(self, cell: str, status: str, reason: str | None) -> None:
         """A cell ended."""
         self.done += 1
         if status == "finished":

@@ -125,7 +125,7 @@ def train_cells(
     progress = Progress(tree, pending, missing)
 
     def note(name: str, outcome: Outcome) -> None:
-        progress.settled(name, outcome.status, outcome.reason, len(queue.running))
+        progress.settled(name, outcome.status, outcome.reason)
         settled(name, outcome)
 
     def resources(config: Mapping[str, str]) -> tune.PlacementGroupFactory:
