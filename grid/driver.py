@@ -21,7 +21,10 @@ from lethe.training.store import StageStore
 
 
 def check_budgets(tree: Tree, data: TokenData) -> None:
-    """Refuse a grid that would read a corpus more often than `stage.max_epochs`; say so where it is allowed."""
+    """Refuse a grid that would read a corpus more often than `stage.max_epochs`, or measure on more than is held out.
+
+    Where more epochs than one are allowed and needed, say so.
+    """
     allowed, problems, warned = tree.grid.stage.max_epochs, [], set[str]()
     need: Counter[tuple[str, int]] = Counter()
     for stage in tree.stages.values():
@@ -39,8 +42,12 @@ def check_budgets(tree: Tree, data: TokenData) -> None:
         elif windows > have and corpus not in warned:
             warned.add(corpus)
             say(f"note: a sequence reads corpus {corpus} {windows / have:.2f} times (stage.max_epochs: {allowed:g})")
-        if not data.split(corpus, "val").windows(context):
-            problems.append(f"corpora: the held-out part of {corpus} is shorter than the context of {context} tokens")
+        held_out, wanted = data.split(corpus, "val").windows(context), tree.grid.stage.evaluation.sequences
+        if held_out < wanted:
+            problems.append(
+                f"stage.evaluation.sequences: found {wanted:,}; corpus {corpus} holds out {held_out:,} sequences of "
+                f"{context} tokens; allowed: at most that, or a larger source or val_share"
+            )
     if problems:
         raise UserError("\n".join(problems))
 

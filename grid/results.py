@@ -29,10 +29,6 @@ class Results:
         self.grid, self.cells, self.store, self.keys, self.measured = grid, cells, store, keys, measured
         self._curves: dict[str, pa.Table] = {}
 
-    def is_finished(self, cell: Cell) -> bool:
-        """Whether all that the cell measures is in the store."""
-        return all(self.store.has(self.keys[stage.identity], self.measured) for stage in cell.stages)
-
     def row(self, cell: Cell, outcome: Outcome) -> dict[str, Any]:
         """The cell's coordinates, how it ended, and its metrics (null unless it is finished)."""
         intervention = cell.stages[-1].intervention if cell.intervention else None
@@ -57,8 +53,8 @@ class Results:
         for i, stage in enumerate(cell.stages):
             table = self._curve(stage)
             tokens = pa.array(table["tokens"].to_numpy() + before)
+            table = table.set_column(CURVE.get_field_index("tokens"), CURVE.field("tokens"), tokens)
             columns = [pa.array([cell.name] * len(table)), pa.array([i] * len(table)), *table.columns]
-            columns[3] = tokens
             tables.append(pa.table(columns, schema=CELL_CURVE))
             before += stage.steps * stage.tokens_per_step
         return pa.concat_tables(tables)
@@ -104,7 +100,7 @@ def _replace(path: Path, table: pa.Table) -> None:
 
 
 def forgetting_table(rows: list[dict[str, Any]], corpora: list[str]) -> str:
-    """Forgetting by baseline, model, ratio and intervention, for the terminal: the mean over seeds, and each seed."""
+    """Forgetting by baseline, model, ratio and intervention, for the terminal: means over seeds."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if row["status"] == "finished":

@@ -18,7 +18,7 @@ from pydantic import (
 from lethe.config import Config, Source, UserError, named, override, read_yaml, validate
 from lethe.corpora.domains import CorpusConfig
 from lethe.interventions import InterventionConfig
-from lethe.model.config import ModelConfig
+from lethe.model.config import ModelConfig, load_model_config
 from lethe.tokens.tokenizer import TokenizerConfig
 from lethe.training.stage import StageConfig
 
@@ -105,7 +105,7 @@ class Grid(Config):
     @field_validator("models", mode="before")
     @classmethod
     def _resolve_models(cls, value: Any) -> Any:
-        return {name: read_yaml(named("models", name)).data for name in _names(value)}
+        return {name: load_model_config(name) for name in _names(value)}
 
     @field_validator("baselines", mode="before")
     @classmethod

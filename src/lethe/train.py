@@ -10,9 +10,9 @@ from typing import Any, Literal
 
 from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
 
-from lethe.config import Config, UserError, named, override, read_yaml, validate
+from lethe.config import Config, UserError, override, read_yaml, validate
 from lethe.interventions import InterventionConfig
-from lethe.model.config import ModelConfig
+from lethe.model.config import ModelConfig, load_model_config
 from lethe.program import parser, run_program
 from lethe.training.stage import Stage, StageConfig
 from lethe.training.store import StageStore
@@ -36,7 +36,7 @@ class TrainConfig(Config):
     @field_validator("model", mode="before")
     @classmethod
     def _resolve_model(cls, value: Any) -> Any:
-        return read_yaml(named("models", value)).data if isinstance(value, str) else value
+        return load_model_config(value) if isinstance(value, str) else value
 
 
 def main(argv: list[str]) -> int:

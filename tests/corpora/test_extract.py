@@ -9,7 +9,7 @@ import pytest
 
 from lethe.config import UserError, named, read_yaml, validate
 from lethe.corpora.domains import CorpusConfig
-from lethe.corpora.extract import Extraction, corpus_folders, is_finished, scan_unit
+from lethe.corpora.extract import Extraction, is_finished, scan_unit
 from lethe.corpora.merge import merge
 from lethe.corpora.parquet import read_manifest
 from lethe.corpora.select import PAGES
@@ -191,13 +191,16 @@ def test_a_corpus_too_small_to_split_says_why_pages_were_rejected(storage: Path,
 
 
 def test_folders_depend_on_all_corpora_and_the_source_but_not_on_their_order(storage: Path, toy: Any) -> None:
-    folders = corpus_folders("pages", toy.corpora, storage)
+    def folders_of(source: str, corpora: dict[str, CorpusConfig]) -> dict[str, Path]:
+        return Extraction(open_source(source, storage), corpora, storage).folders
+
+    folders = folders_of("pages", toy.corpora)
     assert list(folders) == ["soup", "car"]
     assert {folder.parent for folder in folders.values()} == {storage / "data" / "corpora"}
-    assert corpus_folders("pages/*", dict(reversed(toy.corpora.items())), storage) == folders
+    assert folders_of("pages/*", dict(reversed(toy.corpora.items()))) == folders
     other = {**toy.corpora, "car": toy.corpora["car"].model_copy(update={"min_score": 51.0})}
-    assert corpus_folders("pages", other, storage)["soup"] != folders["soup"]
-    assert corpus_folders("pages/0.parquet", toy.corpora, storage)["soup"] != folders["soup"]
+    assert folders_of("pages", other)["soup"] != folders["soup"]
+    assert folders_of("pages/0.parquet", toy.corpora)["soup"] != folders["soup"]
 
 
 def test_name_json_names_the_newest_folder(storage: Path, toy: Any) -> None:

@@ -118,6 +118,13 @@ def test_a_corpus_too_small_for_its_budget(prepared):
 
 
 @pytest.mark.ray
+def test_a_held_out_part_of_too_few_sequences(prepared):
+    message = refused(prepared, "stage.evaluation.sequences=1_000_000")
+    assert "stage.evaluation.sequences: found 1,000,000; corpus automotive holds out " in message
+    assert "corpus food holds out " in message
+
+
+@pytest.mark.ray
 def test_a_tokenizer_that_does_not_match_the_shards(prepared, tmp_path):
     shutil.copytree(prepared / "data", tmp_path / "data")
     (tokenizer,) = (tmp_path / "data" / "tokenizers").glob("bpe512-*/tokenizer.json")

@@ -44,6 +44,23 @@ def start(storage: Path, *overrides: str) -> subprocess.Popen[str]:
     )
 
 
+def start_until(storage: Path, text: str) -> subprocess.Popen[str]:
+    """The program, once it has printed a line with `text`."""
+    process = start(storage)
+    assert process.stdout is not None
+    for line in process.stdout:
+        if text in line:
+            break
+    return process
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL to the program and all below it."""
+    for pid in descendants(process.pid):
+        os.kill(pid, signal.SIGKILL)
+    process.wait()
+
+
 def run(storage: Path, *overrides: str, code: int = 0) -> str:
     process = start(storage, *overrides)
     output, _ = process.communicate(timeout=400)
@@ -183,14 +200,7 @@ def test_a_deleted_stage_is_trained_again_to_the_same_bits_and_points(finished):
 @pytest.mark.slow
 def test_killed_three_times_the_end_is_the_same(finished, other):
     for moment in ("training ", "1/5 cells", "3/5 cells"):
-        process = start(other)
-        assert process.stdout is not None
-        for line in process.stdout:
-            if moment in line:
-                break
-        for pid in descendants(process.pid):
-            os.kill(pid, signal.SIGKILL)
-        process.wait()
+        kill(start_until(other, moment))
     run(other)
     assert weights(other) == weights(finished[0])
     assert without_time(points(other)) == without_time(points(finished[0]))
@@ -198,11 +208,7 @@ def test_killed_three_times_the_end_is_the_same(finished, other):
 
 @pytest.mark.slow
 def test_ctrl_c_ends_in_seconds_leaves_nothing_and_the_next_run_goes_on(finished, other):
-    process = start(other)
-    assert process.stdout is not None
-    for line in process.stdout:
-        if "1/5 cells" in line:
-            break
+    process = start_until(other, "1/5 cells")
     family = descendants(process.pid)
     os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
     stopped = time.monotonic()
@@ -240,12 +246,6 @@ def test_a_stage_that_diverges_fails_its_cells_and_nothing_else(finished, other)
 
 @pytest.mark.slow
 def test_a_second_driver_on_the_same_grid_is_refused(finished, other):
-    first = start(other)
-    assert first.stdout is not None
-    for line in first.stdout:
-        if "training " in line:
-            break
+    first = start_until(other, "training ")
     assert "another program runs this grid" in run(other, code=2)
-    for pid in descendants(first.pid):
-        os.kill(pid, signal.SIGKILL)
-    first.wait()
+    kill(first)

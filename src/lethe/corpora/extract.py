@@ -15,7 +15,7 @@ from lethe.config import UserError
 from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.parquet import PartWriter, read_manifest
 from lethe.corpora.select import CANDIDATES, Rejects, select
-from lethe.corpora.source import Source, Unit, open_source, read_pages
+from lethe.corpora.source import Source, Unit, read_pages
 from lethe.files import fingerprint, write_json
 
 VERSION = 1  # of what the extraction does; counted up whenever it would keep other pages, or split them otherwise
@@ -67,11 +67,6 @@ class Extraction:
 def is_finished(folder: Path) -> bool:
     """Whether a corpus's folder is whole: its manifest is there, and every file it lists in full length."""
     return read_manifest(folder) is not None
-
-
-def corpus_folders(source: str, corpora: Mapping[str, CorpusConfig], storage: Path) -> dict[str, Path]:
-    """Where the corpora of a source lie, or will; raises UserError as `open_source` does."""
-    return Extraction(open_source(source, storage), corpora, storage).folders
 
 
 def scan_unit(unit: Unit, corpora: Mapping[str, CorpusConfig], scratch: Path) -> None:
