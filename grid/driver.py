@@ -54,7 +54,7 @@ def check_budgets(tree: Tree, data: TokenData) -> None:
 
 def keys_of(tree: Tree, data: TokenData) -> dict[str, str]:
     """Stage keys by identity."""
-    from lethe.training.loop import fingerprints
+    from lethe.training.job import fingerprints
 
     known = fingerprints(data)
     return {identity: stage.key(known) for identity, stage in tree.stages.items()}
@@ -78,9 +78,9 @@ def _run(grid: Grid, data: TokenData, uri: str) -> int:
     tree = Tree(grid)
     check_budgets(tree, data)
     keys, store = keys_of(tree, data), StageStore(grid.storage / "runs" / "stages")
-    setup = _setup(grid, data)
+    setup = _setup(tree, data)
     measured = setup.job(next(iter(tree.stages.values()))).measured
-    missing = {identity for identity in tree.stages if not store.has(keys[identity], measured)}
+    missing = {i for i in tree.stages if not store.has(keys[i], measured, i in setup.carried)}
     plan = tree.plan(keys, frozenset(tree.stages.keys() - missing))
     _check_definitions(grid, plan)
     write_json(grid.folder / "plan.json", plan)
@@ -99,13 +99,20 @@ def _run(grid: Grid, data: TokenData, uri: str) -> int:
     return 1 if bad else 0
 
 
-def _setup(grid: Grid, data: TokenData) -> Any:
+def _setup(tree: Tree, data: TokenData) -> Any:
     from grid.trial import Setup
 
-    resources = {name: grid.resources_of(name) for name in grid.models}
-    stage = grid.stage
-    runs, scratch = grid.storage / "runs", grid.folder / "ray"
-    return Setup(runs, data.root, tuple(grid.corpora), stage.evaluation, stage.checkpoint_every, resources, scratch)
+    grid, stage = tree.grid, tree.grid.stage
+    return Setup(
+        runs=grid.storage / "runs",
+        tokens=data.root,
+        corpora=tuple(grid.corpora),
+        evaluation=stage.evaluation,
+        checkpoint_every=stage.checkpoint_every,
+        resources={name: grid.resources_of(name) for name in grid.models},
+        carried=tree.carried,
+        scratch=grid.folder / "ray",
+    )
 
 
 def _train(tree: Tree, missing: set[str], setup: Any, results: Any, tracker: Any) -> dict[str, Any]:
@@ -125,7 +132,7 @@ def _train(tree: Tree, missing: set[str], setup: Any, results: Any, tracker: Any
 
     say(f"training {len(missing)} of {len(tree.stages)} stages for {len(pending)} of {len(tree.cells)} cells")
     ensure_ray()
-    _check_resources(tree.grid)
+    check_resources(tree.grid)
     shutil.rmtree(setup.scratch, ignore_errors=True)  # of a run that was killed
     try:
         outcomes |= train_cells(tree, pending, missing, setup, settled)
@@ -134,7 +141,7 @@ def _train(tree: Tree, missing: set[str], setup: Any, results: Any, tracker: Any
     return {cell.name: outcomes.get(cell.name, Outcome("stopped", "it was not run")) for cell in tree.cells}
 
 
-def _check_resources(grid: Grid) -> None:
+def check_resources(grid: Grid) -> None:
     """A cell that asks for more than the cluster has would wait for ever."""
     import ray
 

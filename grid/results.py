@@ -12,8 +12,10 @@ import pyarrow.parquet as pq
 from grid.cells import Cell
 from grid.search import Outcome
 from grid.spec import Grid
+from lethe.devices import peak_flops
 from lethe.evaluation.forgetting import History, StageCurve, metrics
 from lethe.files import whole
+from lethe.model.cost import flops_per_token
 from lethe.training.stage import Stage
 from lethe.training.store import CURVE, StageStore
 
@@ -83,7 +85,18 @@ class Results:
         names, values = table["name"].to_numpy(zero_copy_only=False), table["value"].to_numpy()
         tokens, seconds = table["tokens"].to_numpy(), table["seconds"].to_numpy()
         points = {str(n): np.stack([tokens[names == n], values[names == n]], axis=1) for n in np.unique(names)}
-        return StageCurve(stage.mixture, stage.steps * stage.tokens_per_step, float(seconds[-1]), points)
+        record = self.store.record(self.keys[stage.identity])
+        assert record is not None, f"{self.keys[stage.identity]} has a curve but no record"
+        made = record["made_with"]
+        peak = peak_flops(made["processor"], stage.recipe.precision)
+        return StageCurve(
+            stage.mixture,
+            stage.steps * stage.tokens_per_step,
+            float(seconds[-1]),
+            points,
+            flops_per_token(stage.model, record["vocab_size"]),
+            None if peak is None else peak * made["ranks"],
+        )
 
     def _curve(self, stage: Stage) -> pa.Table:
         key = self.keys[stage.identity]

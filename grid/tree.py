@@ -7,7 +7,8 @@ from typing import Any
 
 from grid.cells import Cell, expand
 from grid.spec import Grid
-from lethe.model.config import flops_per_token, parameters
+from lethe.devices import Room, readable
+from lethe.model.cost import Memory, flops_per_token, memory, parameters
 from lethe.training.stage import Stage
 
 
@@ -28,6 +29,11 @@ class Tree:
     def model_of(self) -> dict[str, str]:
         """The model's name for each stage."""
         return {identity: cell.model for cell in self.cells for identity in needed_stages(cell)}
+
+    @cached_property
+    def carried(self) -> frozenset[str]:
+        """The stages whose optimizer state a later stage carries on."""
+        return frozenset(s.parent.identity for s in self.stages.values() if s.parent and s.carries)
 
     def plan(self, keys: Mapping[str, str] | None = None, finished: frozenset[str] = frozenset()) -> dict[str, Any]:
         """The plan as JSON: counts, then the cells and stages themselves.
@@ -66,12 +72,36 @@ class Tree:
         return result if keys is None else result | {"key": keys[identity], "reused": identity in finished}
 
     def _model(self, name: str) -> dict[str, Any]:
-        model, vocab_size = self.grid.models[name], self.grid.tokenizer.vocab_size
+        model, vocab_size, need = self.grid.models[name], self.grid.tokenizer.vocab_size, memory_of(self.grid, name)
         return {
             "parameters": parameters(model, vocab_size),
             "flops_per_token": flops_per_token(model, vocab_size),
+            "memory": need._asdict() | {"together": need.together},
             "definition": model.model_dump(mode="json"),
         }
+
+
+def memory_of(grid: Grid, model: str) -> Memory:
+    """What one worker of a model needs under the grid's batch, precision and resources."""
+    asked, stage = grid.resources_of(model), grid.stage
+    each = stage.batch // asked.workers
+    return memory(
+        grid.models[model],
+        grid.tokenizer.vocab_size,
+        rows=min(asked.micro_batch or each, each),
+        precision=stage.precision,
+        held_out=-(-stage.evaluation.sequences // asked.workers),
+        gpu=asked.gpus > 0,
+    )
+
+
+def with_rooms(plan: dict[str, Any], rooms: Mapping[str, Room]) -> dict[str, Any]:
+    """The plan with what each model's workers have of memory, and whether what they need fits (null: unknown)."""
+    for name, model in plan["models"].items():
+        room, need = rooms[name], model["memory"]["together"]
+        fits = None if room.bytes is None else need <= room.bytes
+        model["memory"] |= {"device": room.device, "sharers": room.sharers, "available": room.bytes, "fits": fits}
+    return plan
 
 
 def needed_stages(cell: Cell) -> dict[str, Stage]:
@@ -119,6 +149,7 @@ def describe(plan: Mapping[str, Any]) -> str:
     lines = [f"{plan['name']}: {plan['cells']} cells, {plan['stages']} stages"]
     for name, model in plan["models"].items():
         lines.append(f"  model {name}: {model['parameters']:,} parameters, {model['flops_per_token']:,} FLOPs a token")
+        lines.append(f"    memory of a worker: {_describe_memory(model['memory'])}")
     children: dict[str | None, list[Mapping[str, Any]]] = {}
     for stage in plan["stage_list"]:
         children.setdefault(stage["parent"], []).append(stage)
@@ -138,3 +169,15 @@ def describe(plan: Mapping[str, Any]) -> str:
         f"{plan['tokens_without_sharing']:,} tokens ({saved:.0%} saved)"
     )
     return "\n".join(lines)
+
+
+def _describe_memory(need: Mapping[str, Any]) -> str:
+    parts = ", ".join(f"{name} {readable(need[name])}" for name in Memory._fields if need[name])
+    text = f"{readable(need['together'])} ({parts})"
+    if "fits" not in need:
+        return text
+    if need["fits"] is None:
+        return f"{text}; {need['device']}: whether that fits is not known here"
+    among = f", one of {need['sharers']} workers at once" if need["sharers"] > 1 else ""
+    verdict = "fits" if need["fits"] else "DOES NOT FIT"
+    return f"{text}; {verdict} in {readable(need['available'])} ({need['device']}{among})"

@@ -18,7 +18,8 @@ from lethe.training.stage import Evaluation, Stage
 class Setup:
     """What all trials of a grid share: where things lie, what is measured, what each model gets.
 
-    `scratch` is where Ray keeps its own records of this run; nothing is ever restored from them.
+    `carried` are the identities of stages whose optimizer state a later stage carries on. `scratch` is where Ray keeps
+    its own records of this run; nothing is ever restored from them.
     """
 
     runs: Path
@@ -27,14 +28,23 @@ class Setup:
     evaluation: Evaluation
     checkpoint_every: int
     resources: Mapping[str, Resources]
+    carried: frozenset[str]
     scratch: Path
 
     def job(self, stage: Stage) -> Any:
-        from lethe.training.loop import Job
+        from lethe.training.job import Job
         from lethe.training.store import StageStore
 
         store = StageStore(self.runs / "stages")
-        return Job(stage, _open(self.tokens), store, self.corpora, self.evaluation, self.checkpoint_every)
+        return Job(
+            stage,
+            _open(self.tokens),
+            store,
+            self.corpora,
+            self.evaluation,
+            self.checkpoint_every,
+            keep_optimizer=stage.identity in self.carried,
+        )
 
 
 @cache

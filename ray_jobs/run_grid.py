@@ -4,14 +4,18 @@ Rerunning the same command goes on where the last run stopped; a finished stage 
 """
 
 import json
+import math
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
 from grid.spec import Grid, load_grid
-from grid.tree import Tree, describe
+from grid.tree import Tree, describe, with_rooms
 from lethe.config import UserError
 from lethe.corpora.extract import Extraction
 from lethe.corpora.source import open_source
+from lethe.devices import room
 from lethe.program import parser, run_program
 from lethe.tokens.shards import TokenData, is_finished, tokens_folder
 from ray_jobs.extract import extract
@@ -21,19 +25,46 @@ from ray_jobs.tokenize import tokenize
 def main(argv: list[str]) -> int:
     """See the module's docstring."""
     arguments = parser(__doc__)
-    arguments.add_argument("--plan", action="store_true", help="print the stage tree and its cost, start nothing")
-    arguments.add_argument("--json", action="store_true", help="with --plan: one JSON object")
+    first = arguments.add_mutually_exclusive_group()
+    first.add_argument("--plan", action="store_true", help="print the stage tree and its cost, start nothing")
+    first.add_argument(
+        "--rehearse",
+        action="store_true",
+        help="train 200 steps of every model on the real shards; exit code 1 if the loss does not fall or memory "
+        "does not fit; says how many hours the grid would take",
+    )
+    arguments.add_argument(
+        "--price",
+        type=float,
+        metavar="PER_HOUR",
+        help="with --rehearse: money for an hour of one GPU (of one CPU where a model gets no GPU); multiplied by all "
+        "workers' hours, a share of a GPU counting as that share",
+    )
+    arguments.add_argument("--json", action="store_true", help="with --plan or --rehearse: one JSON object")
     arguments.add_argument("--tracking-uri", help="MLflow's; default: MLFLOW_TRACKING_URI, else mlflow.db in storage")
     given = arguments.parse_intermixed_args(argv)
+    if given.price is not None and not (given.rehearse and 0 <= given.price < math.inf):
+        raise UserError(f"--price: found {given.price:g}; allowed: with --rehearse, a number from 0")
     grid = load_grid(given.config, given.overrides)
     if given.plan:
         plan = make_plan(grid)
         print(json.dumps(plan, indent=1) if given.json else describe(plan))
         return 0
+    if given.rehearse:
+        return _rehearse(grid, given.price, given.json)
     from grid.driver import run
     from grid.tracking import tracking_uri
 
     return run(grid, prepare(grid), tracking_uri(given.tracking_uri, grid.storage))
+
+
+def _rehearse(grid: Grid, price: float | None, as_json: bool) -> int:
+    with redirect_stdout(sys.stderr):  # progress; standard output is for the result
+        from grid.rehearse import describe, is_ok, rehearse
+
+        result = rehearse(grid, prepare(grid), price)
+    print(json.dumps(result, indent=1) if as_json else describe(result))
+    return 0 if is_ok(result) else 1
 
 
 def prepare(grid: Grid) -> TokenData:
@@ -44,9 +75,14 @@ def prepare(grid: Grid) -> TokenData:
 
 
 def make_plan(grid: Grid) -> dict[str, Any]:
-    """The plan, with stage keys and what will be reused where the corpora exist already."""
+    """The plan, whether it fits here, and, where the corpora exist already, stage keys and what will be reused."""
     tree = Tree(grid)
-    tokens = existing_tokens(grid)
+    asked = {name: grid.resources_of(name) for name in grid.models}
+    return with_rooms(_plan(tree), {name: room(a.cpus, a.gpus) for name, a in asked.items()})
+
+
+def _plan(tree: Tree) -> dict[str, Any]:
+    grid, tokens = tree.grid, existing_tokens(tree.grid)
     if tokens is None:
         return tree.plan()
     from grid.driver import keys_of

@@ -9,17 +9,21 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lethe.config import UserError
+from lethe.evaluation.documents import document_beginnings, score_documents
 from lethe.model.config import ModelConfig
 from lethe.tokens.shards import TokenData
-from lethe.tokens.tokenizer import load_tokenizer
-from lethe.training.loop import Job, run_stage
+from lethe.tokens.tokenizer import EOS_ID, load_tokenizer
+from lethe.training.job import Job
+from lethe.training.load import load_model
+from lethe.training.loop import run_stage
 from lethe.training.stage import Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
-from lethe.validate import as_text, main
+from lethe.validate import as_text, main, one_line
 from lethe.worker import Worker
 
 MODEL = ModelConfig(layers=1, heads=2, d_model=32, d_ff=64, context=16)
@@ -98,6 +102,37 @@ def test_each_corpus_has_a_sample_that_starts_as_its_held_out_text(
         assert line.startswith(f"{corpus}: [{start}]") and len(line) > len(f"{corpus}: [{start}]") + 20
 
 
+def test_the_least_and_the_most_likely_documents_are_shown(
+    job: Job, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = printed(capsys, "--checkpoint", folder)
+    tokenizer, model = load_tokenizer(job.data.tokenizer_path), load_model(job.store, job.key)
+    for corpus in ("automotive", "food"):
+        beginnings = document_beginnings(job.data.split(corpus, "val"), MODEL.context, 512)
+        documents = score_documents(model, beginnings, job.data.byte_lengths, "cpu")
+        assert len(documents) > 15
+        rows = out.partition(f"\n\n{corpus}: the least and the most likely of {len(documents)} held-out documents (")[2]
+        expected = [("least", d) for d in documents[:-4:-1]] + [("most", d) for d in documents[:3]]
+        for row, (name, document) in zip(rows.splitlines()[2:8], expected, strict=True):
+            which, loss, bits, text = row.split(maxsplit=3)
+            assert (which, text) == (name, tokenizer.decode(document.ids.tolist()).strip()[:80])
+            found = float(loss), float(bits)
+            assert found == pytest.approx((document.loss, document.bits_per_byte), abs=2e-4)
+        assert documents[0].loss < documents[-1].loss
+
+
+@given(st.text(max_size=200))
+def test_a_document_is_one_line_that_does_nothing_to_a_terminal(text: str) -> None:
+    line, expected = one_line(text), " ".join(text.split())[:80]
+    assert line.isprintable() and len(line) == len(expected)
+    assert all(shown in (character, "\ufffd") for shown, character in zip(line, expected, strict=True))
+
+
+def test_control_characters_are_replaced() -> None:
+    assert one_line("  a\x1b[2J\tb\r\n\x07c\u202ed\x9be ") == "a\ufffd[2J b \ufffdc\ufffdd\ufffde"
+    assert one_line("é 漢 😀" + "x" * 100) == "é 漢 😀" + "x" * 75
+
+
 def test_folder_and_weights_are_the_same_and_so_is_a_second_look(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -134,6 +169,55 @@ def test_a_chat_takes_any_bytes_and_ends_with_quit(folder: Path) -> None:
     )
     assert (done.returncode, done.stderr) == (0, b"")
     assert done.stdout.decode().count("\n") == 3
+
+
+def test_each_line_of_a_chat_has_the_next_seed(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"the onion\nthe onion\n")))
+    lines = printed(capsys, "--checkpoint", folder, "--chat", "--seed", 6).splitlines()
+    for line, seed in zip(lines, (6, 7), strict=True):
+        out = printed(capsys, "--checkpoint", folder, "--prompt", "the onion", "--seed", seed)
+        assert out == f"the onion{line}\n"
+    assert lines[0] != lines[1]
+
+
+def test_how_text_is_drawn_can_be_told(job: Job, folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer, model = load_tokenizer(job.data.tokenizer_path), load_model(job.store, job.key)
+
+    def drawn(*arguments: object) -> str:
+        return printed(capsys, "--checkpoint", folder, "--prompt", "the", *arguments)
+
+    ids = [EOS_ID, *tokenizer.encode("the").ids]
+    for _ in range(9):
+        ids.append(int(model(torch.tensor([ids]))[0, -1].argmax()))
+    assert EOS_ID not in ids[1:]
+    greedy = tokenizer.decode(ids) + "\n"
+    assert drawn("--tokens", 9, "--temperature", 0) == greedy
+    assert drawn("--tokens", 9, "--top-k", 1) == drawn("--tokens", 9, "--top-p", 1e-6) == greedy
+    defaults = ("--tokens", 100, "--temperature", 0.8, "--top-k", 50, "--top-p", 1, "--seed", 0)
+    assert drawn() == drawn(*defaults)
+    others = [("--tokens", 9), ("--temperature", 1.2), ("--top-k", 2), ("--top-p", 0.5), ("--seed", 1)]
+    assert len({drawn(), *(drawn(*other) for other in others)}) == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "problem"),
+    [
+        (("--tokens", "0"), "--tokens: found '0'; allowed: a whole number from 1 to 1,000,000"),
+        (("--tokens", "ten"), "--tokens: found 'ten'; allowed: a whole number from 1 to 1,000,000"),
+        (("--temperature", "-0.1"), "--temperature: found '-0.1'; allowed: a number from 0 to 100"),
+        (("--temperature", "nan"), "--temperature: found 'nan'; allowed: a number from 0 to 100"),
+        (("--top-k", "1.5"), "--top-k: found '1.5'; allowed: a whole number from 0 to 1,000,000"),
+        (("--top-p", "0"), "--top-p: found '0'; allowed: a number from 1e-06 to 1"),
+        (("--top-p", "1.01"), "--top-p: found '1.01'; allowed: a number from 1e-06 to 1"),
+        (("--seed", "-1"), "--seed: found '-1'; allowed: a whole number from 0 to 4,294,967,295"),
+    ],
+)
+def test_what_cannot_be_drawn_is_refused(arguments: tuple[str, str], problem: str) -> None:
+    with pytest.raises(UserError) as error:
+        main(["--checkpoint", "anywhere", *arguments])
+    assert str(error.value) == problem
 
 
 def test_a_stage_away_from_its_storage_needs_a_config(

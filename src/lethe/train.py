@@ -28,6 +28,7 @@ class TrainConfig(Config):
     stage: StageConfig
     seed: NonNegativeInt = 0
     parent: str | None = Field(None, description="key of a finished stage; default: from scratch")
+    keep_optimizer: bool = Field(False, description="keep AdamW's state, for a later stage to carry on")
     intervention: InterventionConfig = Field({"kind": "none"}, validate_default=True)
     device: Literal["cpu", "cuda"] = "cpu"
     threads: PositiveInt = 1
@@ -52,7 +53,8 @@ def train(config: TrainConfig) -> None:
     import torch.distributed as dist
 
     from lethe.tokens.shards import TokenData
-    from lethe.training.loop import Job, run_stage
+    from lethe.training.job import Job
+    from lethe.training.loop import run_stage
     from lethe.worker import Worker
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
@@ -62,7 +64,8 @@ def train(config: TrainConfig) -> None:
     data = TokenData(tokens_folder(config))
     store = StageStore(config.storage / "runs" / "stages")
     stage = _stage(config, store)
-    job = Job(stage, data, store, tuple(data.corpora), config.stage.evaluation, config.stage.checkpoint_every)
+    measure = tuple(data.corpora), config.stage.evaluation, config.stage.checkpoint_every
+    job = Job(stage, data, store, *measure, keep_optimizer=config.keep_optimizer)
     if world > 1:
         dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
 

@@ -1,4 +1,5 @@
-"""Look at a finished stage: its losses and a few samples, or (with --prompt, --chat) what it makes of your text.
+"""Look at a finished stage: its losses, its most and least likely documents and a few samples, or (with --prompt,
+--chat) what it makes of your text.
 
 These models were trained to go on with a text, not to answer: a prompt is a beginning, and each line of a chat stands
 alone.
@@ -7,58 +8,54 @@ alone.
 import argparse
 import math
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, NamedTuple
 
-from lethe.config import UserError, read_yaml, validate
+from lethe.checkpoint import Checkpoint, add_arguments, open_checkpoint
+from lethe.config import UserError
 from lethe.program import run_program
-from lethe.tokens.shards import TokenData
-from lethe.tokens.tokenizer import EOS_ID, load_tokenizer
-from lethe.training.stage import Evaluation, Stage
-from lethe.training.store import StageStore
+from lethe.tokens.tokenizer import EOS_ID
 
 if TYPE_CHECKING:
     from numpy import ndarray
     from tokenizers import Tokenizer
-    from torch import nn
 
 PROMPT_TOKENS = 16
-SAMPLE_TOKENS = 100
-TEMPERATURE = 0.8
-TOP_K = 50
+DOCUMENTS = 512
+EXTREMES = 3
+TEXT_WIDTH = 80
 
 
-@dataclass(frozen=True)
-class Checkpoint:
-    """A finished stage with all it takes to run it."""
+class Sampling(NamedTuple):
+    """How text is drawn; `lethe.model.generate` says what each means."""
 
-    folder: Path
-    record: dict[str, Any]
-    stage: Stage
-    model: "nn.Module"
-    data: TokenData
-    tokenizer: "Tokenizer"
-    held_out: "dict[str, ndarray]"
-    """The sequences of each corpus to evaluate on, int64 [n, context + 1]."""
-    device: str
+    tokens: int
+    temperature: float
+    top_k: int
+    top_p: float
+    seed: int
+
+    def __str__(self) -> str:
+        if self.temperature == 0:
+            return "always the likeliest token"
+        top_k = f", top {self.top_k}" if self.top_k else ""
+        top_p = f", top-p {self.top_p:g}" if self.top_p < 1 else ""
+        return f"temperature {self.temperature:g}{top_k}{top_p}, seed {self.seed}"
 
 
 def main(argv: list[str]) -> int:
     """Show a stage, go on with a prompt, or chat."""
     given = _parser().parse_args(argv)
+    sampling = Sampling(given.tokens, given.temperature, given.top_k, given.top_p, given.seed)
     checkpoint = open_checkpoint(given.checkpoint, given.config)
     if given.chat:
-        chat(checkpoint)
+        chat(checkpoint, sampling)
     elif given.prompt is not None:
         prompt = given.prompt.encode(errors="replace").decode()  # an argument may hold bytes that are no text
         print(prompt, end="")
-        write(checkpoint, prompt, seed=0)
+        write(checkpoint, prompt, sampling)
     else:
-        describe(checkpoint)
-        show_losses(checkpoint)
-        show_samples(checkpoint)
+        show(checkpoint, sampling)
     return 0
 
 
@@ -66,65 +63,55 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lethe.validate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument(
-        "--checkpoint", required=True, type=Path, metavar="PATH", help="a folder of runs/stages, or its weights"
-    )
-    parser.add_argument(
-        "--config",
-        type=Path,
-        metavar="PATH",
-        help="a training YAML that names the tokens, the device and the evaluation; default: those of the storage "
-        "that the stage lies in",
-    )
+    add_arguments(parser)
     mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--prompt", metavar="TEXT", help="go on with TEXT")
     mode.add_argument("--chat", action="store_true", help="go on with each line of the input, until its end or /quit")
+    drawn = parser.add_argument_group("how text is drawn")
+    for name, default, kind, low, high, meaning in (
+        ("tokens", 100, int, 1, 1_000_000, "at most so many"),
+        ("temperature", 0.8, float, 0, 100, "0: the likeliest token, always"),
+        ("top-k", 50, int, 0, 1_000_000, "from so many of the likeliest tokens; 0: from all"),
+        ("top-p", 1.0, float, 1e-6, 1, "from the smallest set of likeliest tokens that reaches this probability"),
+        ("seed", 0, int, 0, 2**32 - 1, "of the draws; each line of a chat has the next one"),
+    ):
+        drawn.add_argument(
+            f"--{name}",
+            default=default,
+            type=_number(f"--{name}", kind, low, high),
+            metavar="N",
+            help=f"{meaning} (default: %(default)s)",
+        )
     return parser
 
 
-def open_checkpoint(path: Path, config_path: Path | None) -> Checkpoint:
-    """The stage at `path` (its folder, or its model.safetensors) with its data.
+def _number(name: str, kind: type[int] | type[float], low: float, high: float) -> Callable[[str], float]:
+    """Reads an argument; UserError where it is no number of this kind from `low` to `high`."""
 
-    Raises UserError where there is no finished stage, its weights were altered, or the tokens or the configuration
-    are not those it was trained with.
-    """
-    import torch
+    def read(text: str) -> float:
+        try:
+            value = kind(text)
+        except ValueError:
+            value = math.nan
+        if not low <= value <= high:
+            what = "a whole number" if kind is int else "a number"
+            raise UserError(f"{name}: found {text!r}; allowed: {what} from {low:,} to {high:,}")
+        return value
 
+    return read
+
+
+def show(checkpoint: Checkpoint, sampling: Sampling) -> None:
+    """Print what the stage is, its losses, its most and least likely documents, and samples."""
     from lethe.evaluation.losses import held_out_rows
-    from lethe.training.load import load_model
 
-    folder = path.resolve().parent if path.is_file() else path.resolve()
-    store = StageStore(folder.parent)
-    record = store.record(folder.name)
-    if record is None:
-        raise UserError(
-            f"--checkpoint: found {path}; allowed: the folder of a finished stage, or its model.safetensors"
-        )
-    stage = Stage.model_validate(record["stage"])
-    tokens = folder.parent.parent.parent / "data" / "tokens" / record["tokens_folder"]
-    sequences, device = Evaluation().sequences, "cuda" if torch.cuda.is_available() else "cpu"
-    if config_path:
-        tokens, sequences, device = _from_config(config_path, stage)
-    data = TokenData(tokens)
-    if data.tokenizer_fingerprint != record["data"]["tokenizer"]:
-        raise UserError(
-            f"{data.root}: another tokenizer than the one {folder} was trained with (--config names tokens)"
-        )
-    context = stage.model.context
-    held_out = {corpus: held_out_rows(data.split(corpus, "val"), context, sequences) for corpus in data.corpora}
-    model = load_model(store, folder.name).to(device)
-    return Checkpoint(folder, record, stage, model, data, load_tokenizer(data.tokenizer_path), held_out, device)
-
-
-def _from_config(path: Path, stage: Stage) -> tuple[Path, int, str]:
-    """Folder of tokens, held-out sequences and device; UserError if the model is not that of the stage."""
-    from lethe.train import TrainConfig, tokens_folder
-
-    config = validate(TrainConfig, read_yaml(path))
-    found, allowed = config.model.model_dump(), stage.model.model_dump()
-    for field in (field for field in found if found[field] != allowed[field]):
-        raise UserError(f"{path}: model.{field}: found {found[field]}; allowed: {allowed[field]}, as in the checkpoint")
-    return tokens_folder(config), config.stage.evaluation.sequences, config.device
+    context, data = checkpoint.stage.model.context, checkpoint.data
+    rows = {name: held_out_rows(data.split(name, "val"), context, checkpoint.sequences) for name in data.corpora}
+    describe(checkpoint)
+    show_losses(checkpoint, rows)
+    for corpus in data.corpora:
+        show_documents(checkpoint, corpus)
+    show_samples(checkpoint, rows, sampling)
 
 
 def describe(checkpoint: Checkpoint) -> None:
@@ -142,16 +129,16 @@ def describe(checkpoint: Checkpoint) -> None:
         intervention = " ".join([kind, *(f"{name}={value}" for name, value in parameters.items())])
         tokens = stage.steps * stage.tokens_per_step
         print(f"{number}. {mixture}: {tokens:,} tokens in {stage.steps:,} steps, {intervention}, seed {stage.seed}")
-    print(f"trained with torch {made['torch']} on {made['processor']} in {checkpoint.record['seconds']:.0f} s")
+    seconds = checkpoint.record["seconds"]["total"]
+    print(f"trained with torch {made['torch']} on {made['processor']} in {seconds:.0f} s")
 
 
-def show_losses(checkpoint: Checkpoint) -> None:
-    """Print loss, perplexity and bits per byte on held-out text of every corpus that the stage's tokens hold."""
+def show_losses(checkpoint: Checkpoint, rows: "dict[str, ndarray]") -> None:
+    """Print loss, perplexity and bits per byte of every corpus on its held-out `rows` (int64 [n, context + 1])."""
     from lethe.evaluation.losses import evaluate
     from lethe.worker import Worker
 
-    rows, worker = checkpoint.held_out, Worker(device=checkpoint.device)
-    values = evaluate(checkpoint.model, rows, checkpoint.data.byte_lengths, worker)
+    values = evaluate(checkpoint.model, rows, checkpoint.data.byte_lengths, Worker(device=checkpoint.device))
     width = max(len("corpus"), *map(len, rows))
     print(f"\n{'corpus':{width}}  sequences    loss  perplexity  bits per byte")
     for name in rows:
@@ -159,27 +146,52 @@ def show_losses(checkpoint: Checkpoint) -> None:
         print(f"{name:{width}}  {len(rows[name]):9,}  {loss:6.4f}  {math.exp(loss):10,.2f}  {bits:13.4f}")
 
 
-def show_samples(checkpoint: Checkpoint) -> None:
+def show_documents(checkpoint: Checkpoint, corpus: str) -> None:
+    """Print the held-out documents of a corpus that the model finds least and most likely."""
+    from lethe.evaluation.documents import FEWEST_TOKENS, document_beginnings, score_documents
+
+    context, data = checkpoint.stage.model.context, checkpoint.data
+    beginnings = document_beginnings(data.split(corpus, "val"), context, DOCUMENTS)
+    documents = score_documents(checkpoint.model, beginnings, data.byte_lengths, checkpoint.device)
+    print(
+        f"\n{corpus}: the least and the most likely of {len(documents):,} held-out documents "
+        f"(of at least {FEWEST_TOKENS} tokens; the first {context} count)"
+    )
+    print("        loss  bits per byte  text")
+    shown = min(EXTREMES, -(-len(documents) // 2))
+    for name, extremes in (("least", documents[::-1][:shown]), ("most", documents[:shown])):
+        for document in extremes:
+            text = one_line(checkpoint.tokenizer.decode(document.ids.tolist()))
+            print(f"{name:5}  {document.loss:7.4f}  {document.bits_per_byte:13.4f}  {text}")
+
+
+def one_line(text: str) -> str:
+    """The beginning of a text, harmless for a terminal: spaces for white space, "\ufffd" for what does not print."""
+    line = " ".join(text.split())[:TEXT_WIDTH]
+    return "".join(character if character.isprintable() else "\ufffd" for character in line)
+
+
+def show_samples(checkpoint: Checkpoint, rows: "dict[str, ndarray]", sampling: Sampling) -> None:
     """Print how the model goes on with the beginning of each corpus's held-out text."""
-    print(f"\nsamples (temperature {TEMPERATURE}, top {TOP_K}, seed 0)")
-    for corpus, rows in checkpoint.held_out.items():
-        beginning = checkpoint.tokenizer.decode(rows[0, : min(PROMPT_TOKENS, rows.shape[1] // 2)].tolist())
+    print(f"\nsamples ({sampling})")
+    for corpus, text in rows.items():
+        beginning = checkpoint.tokenizer.decode(text[0, : min(PROMPT_TOKENS, text.shape[1] // 2)].tolist())
         print(f"{corpus}: [{beginning}]", end="")
-        write(checkpoint, beginning, seed=0)
+        write(checkpoint, beginning, sampling)
 
 
-def chat(checkpoint: Checkpoint) -> None:
+def chat(checkpoint: Checkpoint, sampling: Sampling) -> None:
     """Go on with each line of the standard input, until its end or /quit."""
     asks = sys.stdin.isatty()
-    for seed in range(sys.maxsize):
+    for number in range(sys.maxsize):
         print("> " if asks else "", end="", flush=True)
         line = sys.stdin.buffer.readline().decode(errors="replace")
         if not line or line.strip() == "/quit":
             return
-        write(checkpoint, line.strip(), seed)
+        write(checkpoint, line.strip(), sampling._replace(seed=sampling.seed + number))
 
 
-def write(checkpoint: Checkpoint, prompt: str, seed: int) -> None:
+def write(checkpoint: Checkpoint, prompt: str, sampling: Sampling) -> None:
     """Print, as it comes, how the model goes on with the prompt, as the beginning of a document."""
     import torch
 
@@ -190,12 +202,9 @@ def write(checkpoint: Checkpoint, prompt: str, seed: int) -> None:
         checkpoint.model,
         ids,
         context=checkpoint.stage.model.context,
-        tokens=SAMPLE_TOKENS,
-        temperature=TEMPERATURE,
-        top_k=TOP_K,
-        seed=seed,
         vocab=checkpoint.tokenizer.get_vocab_size(),
         stop=EOS_ID,
+        **sampling._asdict(),
     )
     for piece in as_text(checkpoint.tokenizer, continuation):
         print(piece, end="", flush=True)
@@ -204,14 +213,16 @@ def write(checkpoint: Checkpoint, prompt: str, seed: int) -> None:
 
 def as_text(tokenizer: "Tokenizer", ids: Iterator[int]) -> Iterator[str]:
     """The text of ids as they come; a character whose bytes are not all there yet is held back."""
-    seen: list[int] = []
+    held: list[int] = []
     text, shown = "", 0
     for token in ids:
-        seen.append(token)
-        text = tokenizer.decode(seen)
-        whole = len(text.rstrip("\ufffd"))
+        held.append(token)
+        text = tokenizer.decode(held)
+        whole = max(shown, len(text.rstrip("\ufffd")))
         yield text[shown:whole]
-        shown = max(shown, whole)
+        shown = whole
+        if whole == len(text):
+            held, text, shown = [], "", 0
     yield text[shown:]
 
 

@@ -1,5 +1,7 @@
 """Metrics against numbers worked out by hand."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -57,6 +59,30 @@ def test_corpus_metrics_by_hand(name: str, corpus: str, value: float | None):
 )
 def test_cell_metrics_by_hand(name: str, value: float):
     assert CELL_METRICS[name](AB) == pytest.approx(value)
+
+
+def on_device(stage: StageCurve, peak_flops: float | None) -> StageCurve:
+    return replace(stage, flops_per_token=1000, peak_flops=peak_flops)
+
+
+@pytest.mark.parametrize(
+    ("peaks", "value"),
+    [
+        ((1e6, 1e6), 200 * 1000 / 1e6),  # tokens a second x FLOPs a token / peak
+        ((1e6, 3e6), 800 * 1000 / (2 * 1e6 + 2 * 3e6)),  # each stage against its own devices
+        ((1e6, None), None),
+        ((None, None), None),
+    ],
+)
+def test_utilisation_is_of_the_devices_peak_and_null_for_an_unknown_one(peaks, value):
+    history = History([on_device(stage, peak) for stage, peak in zip((A, THEN_B), peaks, strict=True)])
+    assert CELL_METRICS["mfu"](history) == (None if value is None else pytest.approx(value))
+
+
+def test_a_stage_without_steps_adds_nothing_to_the_utilisation():
+    derived = replace(on_device(THEN_B, 1e6), tokens=0, seconds=0.0)
+    assert CELL_METRICS["mfu"](History([on_device(A, 1e6), derived])) == pytest.approx(0.2)
+    assert CELL_METRICS["mfu"](History([derived])) is None
 
 
 def test_what_needs_other_cells_is_null_without_them():

@@ -10,8 +10,9 @@ import lethe.interventions
 from lethe.interventions import InterventionConfig, find, kinds
 from lethe.model.config import ModelConfig
 from lethe.tokens.shards import TokenData
+from lethe.training.job import Job
 from lethe.training.load import load_model
-from lethe.training.loop import Job, run_stage
+from lethe.training.loop import run_stage
 from lethe.training.stage import Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
 from lethe.worker import Worker

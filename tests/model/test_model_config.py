@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from lethe.config import CONFIGS, UserError, parse_yaml, validate
 from lethe.model.build import build_model
-from lethe.model.config import ModelConfig, flops_per_token, load_model_config, parameters
+from lethe.model.config import ModelConfig, load_model_config
+from lethe.model.cost import flops_per_token, parameters
 
 VOCAB = 32_768
 COUNTS = {

@@ -1,6 +1,8 @@
 """A stage: killed and resumed, measured twice, split over micro-batches, altered on disk. Real training, tiny model."""
 
 import json
+import logging
+import shutil
 
 import numpy as np
 import pytest
@@ -10,8 +12,9 @@ from lethe.config import UserError
 from lethe.files import sha256
 from lethe.interventions import InterventionConfig
 from lethe.model.config import ModelConfig
+from lethe.training.job import Job
 from lethe.training.load import load_model
-from lethe.training.loop import DivergedError, Job, run_stage
+from lethe.training.loop import DivergedError, run_stage
 from lethe.training.sampler import MixtureSampler
 from lethe.training.stage import Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
@@ -96,24 +99,46 @@ def test_killed_and_run_again_a_stage_ends_with_the_same_bits(job, step):
         assert (values(broken, name) == values(whole, name)).all()
 
 
-@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "manifest"])
-def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(job, damage):
+@pytest.mark.parametrize("damage", ["cut", "flipped", "gone", "manifest cut", "manifest edited"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before(job, damage, caplog):
     whole = job(stage(), "whole", evaluation=EVERY_STEP, checkpoint_every=8)
     broken = job(stage(), "broken", evaluation=EVERY_STEP, checkpoint_every=8)
     run_stage(whole, WORKER)
     killed_at(broken, 19)
     newest = broken.store.folder(broken.key) / "partial" / "00000016"
-    path = newest / ("state.json" if damage == "manifest" else "model.safetensors")
+    path = newest / ("state.json" if damage.startswith("manifest") else "model.safetensors")
     content = path.read_bytes()
     if damage == "gone":
         path.unlink()
     else:
         flipped = content[:-5] + bytes([content[-5] ^ 1]) + content[-4:]
-        path.write_bytes({"cut": content[:100], "flipped": flipped, "manifest": content[:40]}[damage])
+        edited = content.replace(b'"step": 16', b'"step": 15')
+        path.write_bytes({"flipped": flipped, "manifest edited": edited}.get(damage, content[:100]))
+        assert path.read_bytes() != content
     seen: list[int] = []
-    run_stage(broken, WORKER, lambda now, values: seen.append(now))
+    with caplog.at_level(logging.WARNING):
+        run_stage(broken, WORKER, lambda now, values: seen.append(now))
+    assert f"{newest} refused" in caplog.text
     assert min(seen) == 9
     assert weights_sha(broken) == weights_sha(whole)
+
+
+def test_a_checkpoint_of_another_stage_is_refused_by_name(job, caplog):
+    """Same shapes, another seed: nothing but its key tells that it is foreign."""
+    mine, other = (job(stage(seed=s), evaluation=EVERY_STEP, checkpoint_every=8) for s in (0, 1))
+    killed_at(mine, 21)
+    killed_at(other, 31)
+    foreign = other.partial / "00000024"
+    shutil.copytree(foreign, mine.partial / foreign.name)
+    seen: list[int] = []
+    with caplog.at_level(logging.WARNING):
+        run_stage(mine, WORKER, lambda now, values: seen.append(now))
+    assert f"{mine.partial / foreign.name} refused" in caplog.text
+    assert f"key: found {other.key}, allowed: {mine.key}" in caplog.text
+    assert min(seen) == 17
+    whole = job(stage(), "whole")
+    run_stage(whole, WORKER)
+    assert weights_sha(mine) == weights_sha(whole)
 
 
 def test_altered_weights_of_a_finished_stage_are_refused_by_name(job):
@@ -251,3 +276,57 @@ def test_the_pull_to_the_parent_has_its_two_limits(job):
     assert weights_sha(arms[1e15]) == weights_sha(first)
     forgotten = {strength: values(a_job, "loss/food")[-1] for strength, a_job in arms.items()}
     assert forgotten[1e15] < forgotten[100] < forgotten[None]
+
+
+CONSTANT = Recipe(batch=8, learning_rate=6e-3, warmup=0, decay=0, optimizer_at_switch="carry", warmup_at_switch=0)
+
+
+def test_a_switch_that_carries_everything_on_is_no_switch(job):
+    """Food, then food, with the optimizer carried over, ends as one stage of twice the length does, bit for bit."""
+    whole = job(stage(recipe=CONSTANT, tokens=40 * 256))
+    first = job(stage(recipe=CONSTANT, tokens=20 * 256), keep_optimizer=True)
+    then = job(stage(recipe=CONSTANT, tokens=20 * 256, parent=first.stage))
+    afresh = job(stage(recipe=CONSTANT.model_copy(update={"optimizer_at_switch": "reset"}), parent=first.stage))
+    for a_job in (whole, first, then, afresh):
+        run_stage(a_job, WORKER)
+    assert weights_sha(then) == weights_sha(whole)
+    assert weights_sha(afresh) != weights_sha(whole)
+
+
+def test_a_carried_stage_is_killed_and_resumed_like_any_other(job):
+    first = job(stage(recipe=CONSTANT), keep_optimizer=True)
+    then = stage(recipe=CONSTANT, parent=first.stage, mixture={"automotive": 1})
+    run_stage(first, WORKER)
+    shutil.copytree(first.store.root, first.store.root.with_name("broken"))
+    whole, broken = (job(then, f, evaluation=EVERY_STEP, checkpoint_every=8) for f in ("stages", "broken"))
+    run_stage(whole, WORKER)
+    killed_at(broken, 21)
+    run_stage(broken, WORKER)
+    assert weights_sha(broken) == weights_sha(whole)
+
+
+def test_optimizer_state_is_kept_only_where_it_is_asked_for(job):
+    first = job(stage(recipe=CONSTANT))
+    run_stage(first, WORKER)
+    assert not (first.store.folder(first.key) / "optimizer.safetensors").exists()
+    with pytest.raises(UserError, match="optimizer.safetensors: not there"):
+        run_stage(job(stage(recipe=CONSTANT, parent=first.stage)), WORKER)
+    weights = (first.store.folder(first.key) / "model.safetensors").stat().st_mtime_ns
+    run_stage(job(stage(recipe=CONSTANT), keep_optimizer=True), WORKER)  # trained again, to the same weights
+    assert (first.store.folder(first.key) / "model.safetensors").stat().st_mtime_ns == weights
+    run_stage(job(stage(recipe=CONSTANT, parent=first.stage)), WORKER)
+    path = first.store.folder(first.key) / "optimizer.safetensors"
+    path.write_bytes(path.read_bytes()[:-1] + b"x")
+    with pytest.raises(UserError, match="the file was altered"):
+        run_stage(job(stage(recipe=CONSTANT, parent=first.stage, seed=1)), WORKER)
+
+
+def test_time_is_told_apart(job):
+    a_job = job(stage(), checkpoint_every=8)
+    run_stage(a_job, WORKER)
+    record = a_job.store.record(a_job.key)
+    assert record is not None
+    parts = record["seconds"]
+    assert parts["total"] == pytest.approx(parts["steps"] + parts["evaluation"] + parts["checkpoints"])
+    assert min(parts.values()) > 0
+    assert record["peak_bytes"] > 50e6

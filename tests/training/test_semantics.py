@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from lethe.model.config import ModelConfig
-from lethe.training.loop import Job, run_stage
+from lethe.training.job import Job
+from lethe.training.loop import run_stage
 from lethe.training.stage import SEMANTICS, Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
 from lethe.worker import Worker

@@ -29,8 +29,14 @@ FOOD = stage()
         {"recipe": Recipe(batch=8, learning_rate=5e-3)},
         {"recipe": Recipe(batch=4, learning_rate=6e-3)},
         {"recipe": Recipe(batch=8, learning_rate=6e-3, precision="bf16")},
+        {"recipe": Recipe(batch=8, learning_rate=6e-3, schedule="cosine")},
+        {"recipe": Recipe(batch=8, learning_rate=6e-3, warmup=0.1)},
+        {"recipe": Recipe(batch=8, learning_rate=6e-3, decay=0.1)},
+        {"recipe": Recipe(batch=8, learning_rate=6e-3, compile=True)},
         {"seed": 1},
         {"parent": FOOD},
+        {"parent": FOOD, "recipe": Recipe(batch=8, learning_rate=6e-3, optimizer_at_switch="carry")},
+        {"parent": FOOD, "recipe": Recipe(batch=8, learning_rate=6e-3, warmup_at_switch=0)},
         {"parent": stage(seed=2)},
         {"parent": FOOD, "intervention": InterventionConfig(kind="l2_sp", strength=1)},
         {"parent": FOOD, "intervention": InterventionConfig(kind="l2_sp", strength=2)},
@@ -38,7 +44,8 @@ FOOD = stage()
     ],
 )
 def test_what_determines_the_weights_is_in_the_key(changes):
-    others = [FOOD, stage(parent=FOOD, intervention=InterventionConfig(kind="l2_sp", strength=3))]
+    pulled = stage(parent=FOOD, intervention=InterventionConfig(kind="l2_sp", strength=3))
+    others = [FOOD, pulled, *([] if changes == {"parent": FOOD} else [stage(parent=FOOD)])]
     assert stage(**changes).key(DATA) not in {other.key(DATA) for other in others}
 
 
@@ -46,6 +53,18 @@ def test_equal_stages_have_equal_keys_however_they_were_written():
     assert stage(mixture={"food": 2, "automotive": 0}).key(DATA) == FOOD.key(DATA)
     assert stage(tokens=10_001).key(DATA) == FOOD.key(DATA)  # the same number of whole batches
     assert Stage.model_validate_json(stage(parent=FOOD).model_dump_json()).key(DATA) == stage(parent=FOOD).key(DATA)
+
+
+def test_what_happens_at_a_switch_is_in_the_key_only_where_there_is_one():
+    at_switch = RECIPE.model_copy(update={"optimizer_at_switch": "carry", "warmup_at_switch": 0.2})
+    assert stage(recipe=at_switch).key(DATA) == FOOD.key(DATA)
+    child = stage(recipe=at_switch, parent=FOOD)
+    assert child.carries
+    assert child.recipe.warmup == 0.2
+    assert not stage(recipe=at_switch).carries
+    as_long = RECIPE.model_copy(update={"warmup_at_switch": RECIPE.warmup})
+    assert stage(recipe=as_long, parent=FOOD).key(DATA) == stage(parent=FOOD).key(DATA)
+    assert Stage.model_validate_json(child.model_dump_json()).key(DATA) == child.key(DATA)
 
 
 def test_only_the_corpora_that_were_read_enter_the_key():

@@ -14,12 +14,17 @@ import numpy as np
 
 @dataclass(frozen=True)
 class StageCurve:
-    """One stage as measured: `points[name]` is float64 [marks, 2], tokens since its start against the value."""
+    """One stage as measured: `points[name]` is float64 [marks, 2], tokens since its start against the value.
+
+    `peak_flops` is the peak FLOP/s of all devices that trained it together, None for unknown ones.
+    """
 
     mixture: dict[str, float]
     tokens: int
     seconds: float
     points: dict[str, np.ndarray]
+    flops_per_token: int = 0
+    peak_flops: float | None = None
 
     def start(self, name: str) -> float:
         return float(self.points[name][0, 1])
@@ -174,6 +179,20 @@ def tokens_per_second(history: History) -> float | None:
     return sum(stage.tokens for stage in history.stages) / seconds if seconds else None
 
 
+def mfu(history: History) -> float | None:
+    """Model FLOPs utilisation (Chowdhery et al. 2022, appendix B): FLOPs of the tokens over what the devices could do.
+
+    That is `tokens_per_second` x FLOPs a token / peak FLOP/s where all stages ran on equal devices; None if any ran on
+    an unknown one. Evaluations count as time, and what an intervention computes besides does not count as FLOPs.
+    """
+    could = 0.0
+    for stage in history.stages:
+        if stage.peak_flops is None:
+            return None
+        could += stage.seconds * stage.peak_flops
+    return sum(stage.tokens * stage.flops_per_token for stage in history.stages) / could if could else None
+
+
 CORPUS_METRICS: dict[str, Metric] = {
     f.__name__: f
     for f in (
@@ -197,6 +216,7 @@ CELL_METRICS: dict[str, Callable[[History], float | None]] = {
         tokens,
         train_seconds,
         tokens_per_second,
+        mfu,
     )
 }
 

@@ -8,10 +8,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from lethe.config import UserError
+from lethe.model.cost import rows_evaluated_at_once
 from lethe.tokens.shards import TokenSplit
 from lethe.worker import Worker
-
-ROWS_AT_ONCE = 32
 
 
 def held_out_rows(split: TokenSplit, context: int, sequences: int) -> np.ndarray:
@@ -38,7 +37,8 @@ def evaluate(
     values = {}
     for corpus, all_rows in rows.items():
         nats = torch.zeros((), dtype=torch.float64, device=worker.device)
-        for chunk in torch.from_numpy(all_rows[worker.rank :: worker.world]).to(worker.device).split(ROWS_AT_ONCE):
+        at_once = rows_evaluated_at_once(all_rows.shape[1] - 1, len(byte_lengths))
+        for chunk in torch.from_numpy(all_rows[worker.rank :: worker.world]).to(worker.device).split(at_once):
             logits = model(chunk[:, :-1]).float()
             losses = F.cross_entropy(logits.flatten(0, 1), chunk[:, 1:].flatten(), reduction="none")
             nats += losses.double().sum()

@@ -1,4 +1,4 @@
-"""The size of a model: its configuration, its parameter count, its cost. Imports no torch, so planning is instant."""
+"""The size of a model: its configuration. Imports no torch, so planning is instant."""
 
 import math
 from typing import Annotated, Any, Literal
@@ -49,24 +49,3 @@ def load_model_config(name: str) -> ModelConfig:
     Raises ValueError naming the models there are for an unknown name, UserError for a file that is wrong.
     """
     return validate(ModelConfig, read_yaml(named("models", name)))
-
-
-def block_matrix_parameters(config: ModelConfig) -> int:
-    """Weights of one block that multiply activations: qkv and out (4 d^2), gate, up and down (3 d d_ff)."""
-    return 4 * config.d_model**2 + 3 * config.d_model * config.d_ff
-
-
-def parameters(config: ModelConfig, vocab_size: int) -> int:
-    """Number of parameters: embedding (which is also the head), blocks with two norms each, the last norm."""
-    d = config.d_model
-    return vocab_size * d + config.layers * (block_matrix_parameters(config) + 2 * d) + d
-
-
-def flops_per_token(config: ModelConfig, vocab_size: int) -> int:
-    """Floating point operations that training spends on one token, forward and backward, at full context.
-
-    PaLM (Chowdhery et al. 2022, appendix B): 6 for each parameter of a matrix product, and 12 layers d_model context
-    for attention, causal masking not halved. The tied head counts once, as a product; looking up the embedding is free.
-    """
-    products = config.layers * block_matrix_parameters(config) + vocab_size * config.d_model
-    return 6 * products + 12 * config.layers * config.d_model * config.context

@@ -5,6 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
+from lethe.model.transformer import Cache, TorchTransformer
+
 
 def generate(
     model: nn.Module,
@@ -14,30 +16,65 @@ def generate(
     tokens: int,
     temperature: float,
     top_k: int | None,
+    top_p: float = 1.0,
     seed: int,
     vocab: int,
     stop: int | None,
 ) -> Iterator[int]:
-    """At most `tokens` ids that continue `ids` (int64 [1, T], T > 0), each drawn after the last `context` ids.
+    """At most `tokens` ids that continue `ids` (int64 [1, T], T > 0), each drawn (`pick`) after a window of the last.
 
-    Logits are divided by `temperature` (0 takes the likeliest), and only the `top_k` likeliest are drawn from. Ids of
+    The window grows up to `context` ids; each time it is full, it lets go of its first half (`window_start`). Ids of
     `vocab` and over (rows that pad the embedding) are never drawn. Ends before `stop`. Draws come from `seed` alone.
     """
-    generator = torch.Generator().manual_seed(seed)
+    generator, reader = torch.Generator().manual_seed(seed), _Reader(model, context)
     for _ in range(tokens):
         with torch.inference_mode():
-            logits = model(ids[:, -context:])[0, -1, :vocab].float().cpu()
-        token = pick(logits, temperature, top_k, generator)
+            logits = reader.last_logits(ids)[:vocab].float().cpu()
+        token = pick(logits, temperature, top_k, top_p, generator)
         if token == stop:
             return
         yield token
         ids = torch.cat((ids, ids.new_tensor([[token]])), dim=1)
 
 
-def pick(logits: Tensor, temperature: float, top_k: int | None, generator: torch.Generator) -> int:
-    """One id, drawn from `logits` (float32 [V], on the CPU)."""
+def window_start(length: int, context: int) -> int:
+    """The first of `length` ids that the next one is drawn after: 0, then half a context more each time it is full.
+
+    It follows from the length alone, so a text goes on in the same way wherever its prompt ended. A window that moved
+    with every token would change the position of all ids in it: nothing read before could be used again.
+    """
+    half = (context + 1) // 2
+    return -(-max(length - context, 0) // half) * half
+
+
+class _Reader:
+    """A model with a growing text: a TorchTransformer reads each id once a window, any other model all each time."""
+
+    def __init__(self, model: nn.Module, context: int) -> None:
+        self.model, self.context = model, context
+        self.start = -1
+
+    def last_logits(self, ids: Tensor) -> Tensor:
+        """Logits [V] of the id that follows `ids` (int64 [1, T]), which begin with those of the call before."""
+        start = window_start(ids.shape[1], self.context)
+        if type(self.model) is not TorchTransformer:
+            return self.model(ids[:, start:])[0, -1]
+        if start != self.start:
+            self.start, self.cache = start, Cache(self.model, batch=1)
+        return self.model(ids[:, start + self.cache.tokens :], self.cache)[0, -1]
+
+
+def pick(logits: Tensor, temperature: float, top_k: int | None, top_p: float, generator: torch.Generator) -> int:
+    """One id, drawn from `logits` (float32 [V], on the CPU) divided by `temperature` (0 takes the likeliest).
+
+    Only the `top_k` likeliest (None or 0: all) can be drawn, and of these only the smallest set of likeliest ones
+    whose probability reaches `top_p` (nucleus sampling, Holtzman et al. 2020, section 3.1; 1: all).
+    """
     if temperature == 0:
         return int(logits.argmax())
     best, ids = logits.topk(min(top_k or len(logits), len(logits)))
-    choice = torch.multinomial(torch.softmax(best / temperature, dim=0), 1, generator=generator)
-    return int(ids[choice])
+    # Taken off the largest, in float64: no temperature overflows.
+    probabilities = torch.softmax((best - best[0]).double() / temperature, dim=0)
+    likelier = probabilities.cumsum(dim=0) - probabilities  # what all the ids before this one reach together
+    nucleus = probabilities[likelier < top_p]
+    return int(ids[torch.multinomial(nucleus.float(), 1, generator=generator)])

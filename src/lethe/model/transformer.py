@@ -21,16 +21,38 @@ class TorchTransformer(nn.Module):
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        """Logits [B, T, V] of the token after each of `ids` (int64 [B, T]); ValueError if T is over the context."""
-        config, tokens = self.config, ids.shape[1]
-        if tokens > config.context:
-            raise ValueError(f"found {tokens} tokens; allowed: at most the context of {config.context}")
-        rotation = rotary_tables(tokens, config.d_model // config.heads, config.rope_theta, ids.device)
+    def forward(self, ids: Tensor, cache: "Cache | None" = None) -> Tensor:
+        """Logits [B, T, V] of the token after each of `ids` (int64 [B, T]).
+
+        With a cache, `ids` go on from the tokens it holds, and are added to them. Raises ValueError where all the
+        tokens together are more than the context.
+        """
+        config, start = self.config, cache.tokens if cache else 0
+        end = start + ids.shape[1]
+        if end > config.context:
+            raise ValueError(f"found {end} tokens; allowed: at most the context of {config.context}")
+        positions = torch.arange(start, end, device=ids.device, dtype=torch.float32)
+        rotation = rotary_tables(positions, config.d_model // config.heads, config.rope_theta)
         x = self.embedding(ids)  # [B, T, D]
-        for block in self.blocks:
-            x = block(x, rotation)
+        for i, block in enumerate(self.blocks):
+            x = block(x, rotation, cache.memory[i, ..., :end, :] if cache else None)
+        if cache:
+            cache.tokens = end
         return F.linear(self.norm(x), self.embedding.weight)
+
+
+class Cache:
+    """What a model remembers of `batch` texts, so that a token that goes on with them costs a pass over itself alone.
+
+    A later token asks of an earlier one nothing but its keys and values, and these never change: attention is causal.
+    For generation, without gradients.
+    """
+
+    def __init__(self, model: TorchTransformer, batch: int) -> None:
+        config = model.config
+        shape = (config.layers, 2, batch, config.heads, config.context, config.d_model // config.heads)
+        self.memory = model.embedding.weight.new_empty(shape)  # of each block, keys (rotated) and values
+        self.tokens = 0
 
 
 class Block(nn.Module):
@@ -43,8 +65,8 @@ class Block(nn.Module):
         self.ffn_norm = nn.RMSNorm(config.d_model, eps=config.norm_eps)
         self.ffn = FeedForward(config)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation)
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], memory: Tensor | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, memory)
         return x + self.ffn(self.ffn_norm(x))
 
 
@@ -57,11 +79,18 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.d_model, 3 * config.d_model, bias=False)
         self.out = nn.Linear(config.d_model, config.d_model, bias=False)
 
-    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
+    def forward(self, x: Tensor, rotation: tuple[Tensor, Tensor], memory: Tensor | None = None) -> Tensor:
+        """`memory` is [2, B, H, earlier tokens + T, S]: keys and values, the last T of them still to be filled in."""
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.heads, D // self.heads)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # each [B, H, T, S]
-        y = F.scaled_dot_product_attention(rotate(q, rotation), rotate(k, rotation), v, is_causal=True)
+        q, k, mask = rotate(q, rotation), rotate(k, rotation), None
+        if memory is not None:
+            earlier = memory.shape[3] - T
+            memory[..., earlier:, :] = torch.stack((k, v))
+            k, v = memory
+            mask = torch.ones(T, earlier + T, dtype=torch.bool, device=x.device).tril(earlier)
+        y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
         return self.out(y.transpose(1, 2).reshape(B, T, D))
 
 
@@ -78,13 +107,14 @@ class FeedForward(nn.Module):
         return self.down(F.silu(gate) * up)
 
 
-def rotary_tables(T: int, S: int, theta: float, device: torch.device) -> tuple[Tensor, Tensor]:
+def rotary_tables(positions: Tensor, S: int, theta: float) -> tuple[Tensor, Tensor]:
     """Cosines and sines [T, S/2] of the rotary angles, position * theta^(-2i/S) (RoFormer, Su et al. 2021).
 
-    Computed at each step, which costs next to nothing: no buffer can then be lost, moved late or rounded.
+    `positions` is float32 [T]. Computed at each step, which costs next to nothing: no buffer can then be lost, moved
+    late or rounded.
     """
-    frequency = 1.0 / theta ** (torch.arange(0, S, 2, device=device, dtype=torch.float32) / S)
-    angle = torch.outer(torch.arange(T, device=device, dtype=torch.float32), frequency)
+    frequency = 1.0 / theta ** (torch.arange(0, S, 2, device=positions.device, dtype=torch.float32) / S)
+    angle = torch.outer(positions, frequency)
     return angle.cos(), angle.sin()
 
 

@@ -1,39 +1,72 @@
 """Checkpoints of a stage in training: weights and optimizer state as safetensors, the rest as JSON, written last."""
 
 import json
+import logging
 import shutil
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from lethe.config import UserError
-from lethe.files import write_json
+from lethe.files import fingerprint, write_json
 from lethe.training.store import load_tensors, save_tensors
 
+log = logging.getLogger(__name__)
 
-def save(partial: Path, step: int, weights: dict[str, Tensor], optimizer: dict[str, Tensor], state: Any) -> None:
+TENSORS = ("model.safetensors", "optimizer.safetensors")
+
+
+@dataclass
+class State:
+    """All of a stage in training but its tensors."""
+
+    key: str
+    """Of the stage."""
+    measured: str
+    """Fingerprint of what the curve holds."""
+    step: int = 0
+    """Steps done."""
+    seconds: dict[str, float] = field(default_factory=lambda: {"steps": 0.0, "evaluation": 0.0, "checkpoints": 0.0})
+    curve: list[tuple[Any, ...]] = field(default_factory=list)
+    """Rows of the store's CURVE."""
+
+
+def save(partial: Path, state: State, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
     """Write `partial/STEP/`, then drop all but this and the one before it."""
-    folder = partial / f"{step:08d}"
+    folder = partial / f"{state.step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     files = {
-        "model.safetensors": save_tensors(folder / "model.safetensors", weights),
-        "optimizer.safetensors": save_tensors(folder / "optimizer.safetensors", optimizer),
+        name: save_tensors(folder / name, tensors) for name, tensors in zip(TENSORS, (weights, optimizer), strict=True)
     }
-    write_json(folder / "state.json", {"step": step, "state": state, "files": files})
+    record = asdict(state) | {"files": files}
+    write_json(folder / "state.json", {**record, "fingerprint": fingerprint(record)})
     for old in sorted(partial.iterdir())[:-2]:
         shutil.rmtree(old)
 
 
-def latest(partial: Path) -> tuple[int, dict[str, Tensor], dict[str, Tensor], Any] | None:
-    """Step, weights, optimizer state and state of the newest whole checkpoint; what is not whole is passed over."""
+def latest(partial: Path, key: str) -> tuple[State, dict[str, Tensor], dict[str, Tensor]] | None:
+    """State, weights and optimizer state of the newest checkpoint of stage `key` that is whole.
+
+    One that is truncated, altered or another stage's is named in the log, and the one before it is taken.
+    """
     for folder in sorted(partial.glob("*"), reverse=True):
         try:
-            record = json.loads((folder / "state.json").read_text())
-            weights, optimizer = (
-                load_tensors(folder / name, record["files"][name]) for name in sorted(record["files"])
-            )
-            return record["step"], weights, optimizer, record["state"]
-        except (OSError, ValueError, KeyError, UserError):
-            continue
+            return _load(folder, key)
+        except (OSError, ValueError, KeyError, TypeError, UserError) as error:
+            log.warning("checkpoint %s refused: %s", folder, error)
     return None
+
+
+def _load(folder: Path, key: str) -> tuple[State, dict[str, Tensor], dict[str, Tensor]]:
+    path = folder / "state.json"
+    record = json.loads(path.read_text())
+    if record.pop("fingerprint") != fingerprint(record):
+        raise UserError(f"{path}: it does not match its fingerprint; the file was altered")
+    files, state = record.pop("files"), State(**record)
+    if state.key != key:
+        raise UserError(f"{path}: key: found {state.key}, allowed: {key}; it is another stage's")
+    weights, optimizer = (load_tensors(folder / name, files[name]) for name in TENSORS)
+    state.curve = [tuple(row) for row in state.curve]
+    return state, weights, optimizer

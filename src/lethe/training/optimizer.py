@@ -1,5 +1,6 @@
 """AdamW and the learning rate of a stage. A schedule belongs to its stage: it never spans a switch (law 2)."""
 
+import math
 from collections import defaultdict
 
 import torch
@@ -9,17 +10,22 @@ from lethe.training.stage import Recipe
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """The rate of step `step` (0-based) of `steps`: linear warm-up, constant, linear decay to `floor` of it.
+    """The rate of step `step` (0-based) of `steps`: a linear warm-up, then the recipe's schedule.
 
-    Warm-up-stable-decay (Hu et al. 2024, MiniCPM, section 4.2), with a linear decay.
+    wsd: constant, then a linear decay to `floor` of it (Hu et al. 2024, MiniCPM, section 4.2; the decay there is
+    exponential). cosine: half a cosine from the end of the warm-up to `floor` at the last step (Loshchilov & Hutter
+    2017, SGDR, eq. 5, one period).
     """
-    warmup, decay = round(recipe.warmup * steps), round(recipe.decay * steps)
+    warmup = round(recipe.warmup * steps)
     if step < warmup:
         return recipe.learning_rate * (step + 1) / warmup
-    if step >= steps - decay:
-        left = (steps - 1 - step) / decay
-        return recipe.learning_rate * (recipe.floor + (1 - recipe.floor) * left)
-    return recipe.learning_rate
+    decay = steps - warmup if recipe.decay is None else round(recipe.decay * steps)
+    if step < steps - decay:
+        return recipe.learning_rate
+    left = (steps - 1 - step) / decay
+    if recipe.schedule == "cosine":
+        left = (1 - math.cos(math.pi * left)) / 2
+    return recipe.learning_rate * (recipe.floor + (1 - recipe.floor) * left)
 
 
 def make_optimizer(model: nn.Module, recipe: Recipe, factors: dict[str, float]) -> torch.optim.AdamW:
@@ -61,9 +67,15 @@ def optimizer_tensors(optimizer: torch.optim.AdamW) -> dict[str, Tensor]:
 
 
 def load_optimizer_tensors(optimizer: torch.optim.AdamW, tensors: dict[str, Tensor]) -> None:
-    """Put back what `optimizer_tensors` gave."""
+    """Put back what `optimizer_tensors` gave.
+
+    A parameter of which it held nothing, or another shape (an intervention has grown it), starts without moments.
+    """
     for group in optimizer.param_groups:
         for name, parameter in zip(group["names"], group["params"], strict=True):
-            optimizer.state[parameter] = {
-                field: tensors[f"{field}/{name}"].to(parameter.device) for field in ("step", "exp_avg", "exp_avg_sq")
-            }
+            moment = tensors.get(f"exp_avg/{name}")
+            if moment is not None and moment.shape == parameter.shape:
+                optimizer.state[parameter] = {
+                    field: tensors[f"{field}/{name}"].to(parameter.device)
+                    for field in ("step", "exp_avg", "exp_avg_sq")
+                }

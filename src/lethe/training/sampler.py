@@ -22,11 +22,12 @@ class MixtureSampler:
                     f"{stage.model.context}"
                 )
 
-    def rows(self, step: int) -> np.ndarray:
-        """The windows of step `step`: int64 [batch, context + 1]."""
+    def rows(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
+        """The windows of step `step`, or one rank's equal share of them: int64 [batch / world, context + 1]."""
         batch, context = self.stage.recipe.batch, self.stage.model.context
-        slots = np.arange(step * batch, (step + 1) * batch)
-        rows = np.empty((batch, context + 1), dtype=np.int64)
+        share = batch // world
+        slots = np.arange(share) + step * batch + rank * share
+        rows = np.empty((share, context + 1), dtype=np.int64)
         for corpus, (filled, counts) in assign(self.stage.mixture, slots).items():
             if len(filled):
                 positions = counts + self.stage.offsets.get(corpus, 0)

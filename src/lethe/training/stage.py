@@ -9,7 +9,16 @@ from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveFloat, PositiveInt, field_validator
+from pydantic import (
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from lethe.config import Config
 from lethe.files import fingerprint
@@ -29,14 +38,37 @@ class Recipe(Config):
 
     batch: PositiveInt = Field(description="sequences a step, over all ranks")
     learning_rate: PositiveFloat
-    schedule: Literal["wsd"] = "wsd"
-    warmup: Share = 0.05
-    decay: Share = 0.3
+    schedule: Literal["wsd", "cosine"] = "wsd"
+    warmup: Share = Field(0.05, description="share of the steps over which the rate rises")
+    warmup_at_switch: Share | None = Field(None, description="re-warming of a stage with a parent; default: as warmup")
+    decay: Share | None = Field(None, validate_default=True, description="share over which a wsd falls; default 0.3")
     floor: Share = Field(0.05, description="the last learning rate over the highest")
     weight_decay: NonNegativeFloat = 0.1
     betas: tuple[Share, Share] = (0.9, 0.95)
+    optimizer_at_switch: Literal["reset", "carry"] = Field("reset", description="AdamW's moments after a parent")
     clip: PositiveFloat = 1.0
     precision: Literal["fp32", "bf16"] = "fp32"
+    compile: bool = False
+
+    @field_validator("decay")
+    @classmethod
+    def _fitting_decay(cls, decay: float | None, info: ValidationInfo) -> float | None:
+        if info.data.get("schedule") == "cosine":
+            if decay is not None:
+                raise ValueError(f"found {decay:g} with schedule cosine; allowed: none, it falls from warm-up to end")
+            return None
+        decay = 0.3 if decay is None else decay
+        for field in ("warmup", "warmup_at_switch"):
+            if (warmup := info.data.get(field) or 0) + decay > 1 + 1e-9:
+                raise ValueError(f"found {decay:g} with {field} {warmup:g}; allowed: together at most 1")
+        return decay
+
+    def at(self, switch: bool) -> "Recipe":
+        """What acts in a stage with (or without) a parent, so that equal stages have equal recipes."""
+        if switch and self.warmup_at_switch is not None:
+            return self.model_copy(update={"warmup": self.warmup_at_switch, "warmup_at_switch": None})
+        carry = self.optimizer_at_switch if switch else "reset"
+        return self.model_copy(update={"warmup_at_switch": None, "optimizer_at_switch": carry})
 
 
 class Evaluation(Config):
@@ -84,6 +116,11 @@ class Stage(Config):
             raise ValueError(f"found weights that sum to {total:g}; allowed: at least one weight above 0")
         return {name: mixture[name] / total for name in sorted(mixture) if mixture[name] > 0}
 
+    @model_validator(mode="after")
+    def _acting_recipe(self) -> Self:
+        object.__setattr__(self, "recipe", self.recipe.at(switch=self.parent is not None))
+        return self
+
     @property
     def tokens_per_step(self) -> int:
         return self.recipe.batch * self.model.context
@@ -92,6 +129,11 @@ class Stage(Config):
     def steps(self) -> int:
         """Optimizer steps: the budget in whole batches, to the nearest; a budget above 0 has at least one."""
         return max(round(self.tokens / self.tokens_per_step), 1 if self.tokens else 0)
+
+    @property
+    def carries(self) -> bool:
+        """Whether it starts with the optimizer state in which its parent ended."""
+        return self.recipe.optimizer_at_switch == "carry"
 
     @cached_property
     def sequence(self) -> tuple["Stage", ...]:

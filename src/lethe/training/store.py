@@ -1,9 +1,10 @@
 """The stage store: finished stages under their keys, written whole or not at all, never changed afterwards.
 
-KEY/model.safetensors        the weights
-KEY/curves/FP.parquet|json   what was measured on the way; FP says what that is
-KEY/stage.json               the record, written last: a stage is finished when it is there
-KEY/partial/STEP/            checkpoints while it trains, owned by whoever holds KEY.lock
+KEY/model.safetensors            the weights
+KEY/curves/FP.parquet|json       what was measured on the way; FP says what that is
+KEY/optimizer.safetensors|json   the optimizer's state at the end, only where a later stage carries it on
+KEY/stage.json                   the record, written last: a stage is finished when it is there
+KEY/partial/STEP/                checkpoints while it trains, owned by whoever holds KEY.lock
 """
 
 import hashlib
@@ -67,9 +68,10 @@ class StageStore:
         except (OSError, ValueError):
             return None
 
-    def has(self, key: str, measured: str) -> bool:
-        """Whether the stage is finished and was measured as wanted."""
-        return self.record(key) is not None and self.curve(key, measured) is not None
+    def has(self, key: str, measured: str, optimizer: bool = False) -> bool:
+        """Whether the stage is finished and was measured as wanted (and its optimizer state kept, if that is asked)."""
+        finished = self.record(key) is not None and self.curve(key, measured) is not None
+        return finished and (not optimizer or (self.folder(key) / "optimizer.json").is_file())
 
     def weights(self, key: str) -> "dict[str, Tensor]":
         """The tensors of a finished stage, their sha256 checked against the record; UserError if altered."""
@@ -77,6 +79,17 @@ class StageStore:
         if record is None:
             raise UserError(f"{self.folder(key)}: not a finished stage (no whole stage.json there)")
         return load_tensors(self.folder(key) / "model.safetensors", record["files"]["model.safetensors"])
+
+    def optimizer(self, key: str) -> "dict[str, Tensor]":
+        """The optimizer state in which a finished stage ended; UserError if it was not kept, or altered."""
+        path = self.folder(key) / "optimizer.safetensors"
+        try:
+            digest = json.loads(path.with_suffix(".json").read_text())["sha256"]
+        except (OSError, ValueError, KeyError):
+            raise UserError(
+                f"{path}: not there; a stage whose optimizer state is carried on must be trained with keep_optimizer"
+            ) from None
+        return load_tensors(path, digest)
 
     @contextmanager
     def own(self, key: str) -> Iterator[None]:
@@ -100,6 +113,13 @@ class StageStore:
                 "folder to train it here"
             )
         shutil.rmtree(folder / "partial", ignore_errors=True)
+
+    def write_optimizer(self, key: str, tensors: "dict[str, Tensor]") -> None:
+        """Keep the optimizer state in which the stage ended; its manifest last."""
+        path = self.folder(key) / "optimizer.safetensors"
+        with whole(path) as temporary:
+            digest = save_tensors(temporary, tensors)
+        write_json(path.with_suffix(".json"), {"sha256": digest})
 
     def write_curve(self, key: str, measured: str, rows: list[tuple[Any, ...]]) -> None:
         """Write a curve, rows as in CURVE; its manifest last."""
