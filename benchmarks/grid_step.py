@@ -105,12 +105,11 @@ def _run_grid(grid: Grid, tokens: Path, folder: Path) -> None:
     import ray
 
     os.dup2(2, 1)  # stdout is for the figures
-    from grid.cluster import RUNTIME_ENV
     from grid.driver import run
 
     root = str(Path(__file__).parents[1])  # a worker loads the hook before it knows where the driver's modules are
-    variables = RUNTIME_ENV["env_vars"] | {TIMES: str(folder / "times"), "PYTHONPATH": root}
-    hook = {**RUNTIME_ENV, "worker_process_setup_hook": record_steps, "env_vars": variables}
+    variables = {TIMES: str(folder / "times"), "PYTHONPATH": root}
+    hook = {"worker_process_setup_hook": record_steps, "env_vars": variables}
     ray.init(address="local", log_to_driver=False, logging_level=logging.ERROR, runtime_env=hook)  # as ensure_ray
     code = run(grid.model_copy(update={"storage": folder}), TokenData(tokens), f"sqlite:///{folder}/mlflow.db")
     assert code == 0, "the grid's cell is not finished"

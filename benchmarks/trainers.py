@@ -60,6 +60,6 @@ def stage(model: ModelConfig, batch: int, precision: Precision, compiled: bool) 
 def ours(trained: Stage, data: TokenData, store: Path, threads: int) -> Trainer:
     """The project's own loop, which reads the rows of its steps itself."""
     job = Job(trained, data, StageStore(store), (CORPUS,), Evaluation(sequences=1, marks=1))
-    training = Training(job, Worker(threads=threads), lambda step, values: None)
+    training = Training(job, Worker(threads=threads))
     variant = trained.recipe
     return Trainer(OURS, variant.precision, variant.compile, training.model, lambda rows: training.train_step())

@@ -11,7 +11,7 @@ from ray.tune.search import Searcher
 from grid.cells import Cell
 from grid.progress import Progress
 from grid.tree import Tree, needed_stages
-from grid.trial import Setup, run_cell
+from grid.trial import CellTrial, Setup
 
 
 @dataclass(frozen=True)
@@ -135,7 +135,7 @@ def train_cells(
         return tune.PlacementGroupFactory([{"CPU": mine.cpus} | ({"GPU": mine.gpus} if mine.gpus else {})])
 
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_cell, cells=cells, setup=setup), resources),
+        tune.with_resources(tune.with_parameters(CellTrial, cells=cells, setup=setup), resources),
         tune_config=tune.TuneConfig(
             search_alg=CellSearch(queue),
             num_samples=-1,

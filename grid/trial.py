@@ -1,10 +1,12 @@
 """A trial walks the stages of one cell: in its own process with one worker, inside Ray Train with more."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
+
+from ray import tune
 
 from grid.cells import Cell
 from grid.spec import Resources
@@ -52,47 +54,68 @@ def _open(tokens: Path) -> TokenData:
     return TokenData(tokens)
 
 
-def run_cell(config: Mapping[str, str], cells: Mapping[str, Cell], setup: Setup) -> None:
-    """The function that Ray Tune calls; `config` names the cell. What cannot be mended by a retry is reported."""
-    from ray import tune
+class CellTrial(tune.Trainable):
+    """What Ray Tune runs: the configuration names the cell, and each evaluation is a result.
 
-    cell = cells[config["cell"]]
+    Not a function, for Tune runs functions in a thread, and what glibc's allocator does for threads costs a step up to
+    a third of its time. What cannot be mended by a retry is reported, not raised.
+    """
+
+    def setup(self, config: dict[str, str], cells: Mapping[str, Cell], setup: Setup) -> None:  # type: ignore[override]
+        self.cells, self.shared = cells, setup
+        self.reset_config(config)
+
+    def reset_config(self, new_config: dict[str, str]) -> bool:
+        self.results = train_cell(self.cells[new_config["cell"]], self.shared)
+        return True
+
+    def step(self) -> dict[str, Any]:
+        return next(self.results)
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Nothing: the stage store has it."""
+
+    def load_checkpoint(self, checkpoint: Any) -> None:
+        """See `save_checkpoint`."""
+
+
+def train_cell(cell: Cell, setup: Setup) -> Iterator[dict[str, Any]]:
+    """Train the stages of a cell one after the other; the last result, and it alone, is `done`."""
     for stage in needed_stages(cell).values():
-
-        def report(step: int, values: dict[str, float], stage: Stage = stage) -> None:
-            tune.report({"status": "running", "stage": stage.identity, "step": step, "values": values})
-
-        outcome = train_stage(stage, cell.model, setup, report)
+        outcome: dict[str, Any] = {"status": "finished", "reason": None}
+        for result in train_stage(stage, setup.resources[cell.model], setup):
+            if result["status"] == "running":
+                yield result | {"stage": stage.identity, "done": False}
+            else:
+                outcome = result
         if outcome["status"] != "finished":
-            tune.report({**outcome, "stage": stage.identity})
+            yield outcome | {"stage": stage.identity, "done": True}
             return
-    tune.report({"status": "finished", "reason": None})
+    yield {"status": "finished", "reason": None, "done": True}
 
 
-def train_stage(
-    stage: Stage, model: str, setup: Setup, report: Callable[[int, dict[str, float]], None]
-) -> dict[str, Any]:
-    """Train one stage with the workers its model gets; returns `status` and, where it is not finished, `reason`."""
-    resources = setup.resources[model]
-    if resources.workers == 1:
-        return _train_rank(stage, setup, resources, 0, "cuda" if resources.gpus else "cpu", report)
-    return _train_ranks(stage, setup, resources)
+def train_stage(stage: Stage, resources: Resources, setup: Setup) -> Iterator[dict[str, Any]]:
+    """Train one stage with the workers its model gets; gives its evaluations, and why it is not finished if so."""
+    if resources.workers > 1:
+        yield _train_ranks(stage, setup, resources)
+    else:
+        yield from _train_rank(stage, setup, resources, 0, "cuda" if resources.gpus else "cpu")
 
 
-def _train_rank(
-    stage: Stage, setup: Setup, resources: Resources, rank: int, device: str, report: Callable[..., None]
-) -> dict[str, Any]:
-    from lethe.training.loop import DivergedError, run_stage
+def _train_rank(stage: Stage, setup: Setup, resources: Resources, rank: int, device: str) -> Iterator[dict[str, Any]]:
+    from lethe.training.loop import DivergedError, evaluations
     from lethe.worker import Worker
 
     worker = Worker(rank, resources.workers, device, resources.threads, resources.micro_batch)
     try:
-        run_stage(setup.job(stage), worker, report)
+        for step, values in evaluations(setup.job(stage), worker):
+            yield {"status": "running", "step": step, "values": values}
     except DivergedError as error:
-        return {"status": "diverged", "reason": str(error)}
+        yield {"status": "diverged", "reason": str(error)}
     except UserError as error:
-        return {"status": "failed", "reason": str(error)}
-    return {"status": "finished", "reason": None}
+        yield {"status": "failed", "reason": str(error)}
+    else:
+        yield {"status": "finished", "reason": None}
 
 
 def _train_ranks(stage: Stage, setup: Setup, resources: Resources) -> dict[str, Any]:
@@ -101,7 +124,8 @@ def _train_ranks(stage: Stage, setup: Setup, resources: Resources) -> dict[str, 
 
     def loop() -> dict[str, Any]:
         rank = train.get_context().get_world_rank()
-        return _train_rank(stage, setup, resources, rank, str(get_device()), lambda step, values: None)
+        *_, outcome = _train_rank(stage, setup, resources, rank, str(get_device()))
+        return outcome
 
     trainer = TorchTrainer(
         loop,  # type: ignore[arg-type]

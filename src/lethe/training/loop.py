@@ -5,7 +5,7 @@ which rank of how many it is, and what to do with an evaluation.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 
 import numpy as np
@@ -38,9 +38,16 @@ def run_stage(job: Job, worker: Worker, report: Report = lambda step, values: No
     `report(step, values)` is called on rank 0 after every evaluation. Raises DivergedError, and UserError for data that
     cannot serve. With several ranks all of them call this.
     """
+    for step, values in evaluations(job, worker):
+        if worker.leads:
+            report(step, values)
+
+
+def evaluations(job: Job, worker: Worker) -> Iterator[tuple[int, dict[str, float]]]:
+    """The same as an iterator: it trains on as it is asked for the next evaluation."""
     with job.store.own(job.key) if worker.leads else nullcontext():
         if not worker.agree(worker.leads and job.is_finished):
-            Training(job, worker, report).run()
+            yield from Training(job, worker).run()
 
 
 class NextTokenLoss(nn.Module):
@@ -59,8 +66,8 @@ class NextTokenLoss(nn.Module):
 class Training:
     """A stage in training on one rank."""
 
-    def __init__(self, job: Job, worker: Worker, report: Report) -> None:
-        self.job, self.worker, self.report = job, worker, report
+    def __init__(self, job: Job, worker: Worker) -> None:
+        self.job, self.worker = job, worker
         self.stage, self.recipe = job.stage, job.stage.recipe
         self.device = prepare(worker, self.recipe.precision)
         self.sampler = MixtureSampler(self.stage, job.data)
@@ -90,16 +97,16 @@ class Training:
         at_once = self.batches.micro_batch == self.batches.rows  # a static graph breaks under no_sync
         return DistributedDataParallel(module, gradient_as_bucket_view=True, static_graph=at_once)
 
-    def run(self) -> None:
-        """Train to the end, measuring and saving on the way; then write the stage."""
+    def run(self) -> Iterator[tuple[int, dict[str, float]]]:
+        """Train to the end, measuring and saving on the way; then write the stage. Gives every evaluation."""
         state, every = self.state, self.job.checkpoint_every
         self.since = time.monotonic()
         if state.step == 0:
-            self._measure({})
+            yield 0, self._measure({})
         while state.step < self.stage.steps:
             loss = self.train_step()
             if state.step in self.marks:
-                self._measure({"train_loss": loss})
+                yield state.step, self._measure({"train_loss": loss})
             if state.step % every == 0 and state.step < self.stage.steps:
                 self._checkpoint()
         if self.worker.leads:
@@ -135,8 +142,8 @@ class Training:
             total += loss.detach() / len(micro_batches)
         return total
 
-    def _measure(self, losses: dict[str, Tensor]) -> None:
-        """Evaluate, remember and report; `losses` are this rank's, to be averaged over the ranks.
+    def _measure(self, losses: dict[str, Tensor]) -> dict[str, float]:
+        """Evaluate and remember; `losses` are this rank's, to be averaged over the ranks.
 
         Raises DivergedError rather than go on with what is not a number.
         """
@@ -151,8 +158,7 @@ class Training:
             raise DivergedError(f"the loss is not a number at step {state.step} of {self.stage.steps}: {values}")
         tokens, seconds = state.step * self.stage.tokens_per_step, sum(state.seconds.values())
         state.curve += [(state.step, tokens, seconds, name, value) for name, value in values.items()]
-        if self.worker.leads:
-            self.report(state.step, values)
+        return values
 
     def _lap(self, part: str) -> None:
         """Add the time since the last lap to `part`."""
