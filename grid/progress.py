@@ -48,11 +48,11 @@ class Progress:
         self.printed = time.monotonic()
         elapsed, left = self.printed - self.started, self._tokens_left()
         trained = self.total - left
-        eta = f", about {_clock(elapsed * left / trained)} left" if trained else ""
-        print(f"[{_clock(elapsed)}{eta}] {self.done}/{len(self.cells)} cells  {text}", flush=True)
+        eta = f", about {clock(elapsed * left / trained)} left" if trained else ""
+        print(f"[{clock(elapsed)}{eta}] {self.done}/{len(self.cells)} cells  {text}", flush=True)
 
 
-def _clock(seconds: float) -> str:
+def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"

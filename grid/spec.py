@@ -17,6 +17,7 @@ from pydantic import (
 
 from lethe.config import Config, Source, UserError, named, override, read_yaml, validate
 from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.source import OnBadFile
 from lethe.interventions import InterventionConfig
 from lethe.model.config import ModelConfig, load_model_config
 from lethe.tokens.tokenizer import TokenizerConfig
@@ -82,6 +83,7 @@ class Grid(Config):
     description: str = ""
     storage: Path = Path()
     source: str = "sample"
+    on_bad_file: OnBadFile = Field("refuse", description="skip: name and count what cannot be read, and go on")
     corpora: dict[Name, CorpusConfig] = Field(min_length=1)
     tokenizer: TokenizerConfig = TokenizerConfig()
     models: dict[Name, ModelConfig] = Field(min_length=1)

@@ -17,6 +17,7 @@ from lethe.corpora.extract import Extraction
 from lethe.corpora.source import open_source
 from lethe.devices import room
 from lethe.program import parser, run_program
+from lethe.tokens.report import add_models
 from lethe.tokens.shards import TokenData, is_finished, tokens_folder
 from ray_jobs.extract import extract
 from ray_jobs.tokenize import tokenize
@@ -70,8 +71,10 @@ def _rehearse(grid: Grid, price: float | None, as_json: bool) -> int:
 def prepare(grid: Grid) -> TokenData:
     """The grid's token shards, built where they are missing or stale."""
     Tree(grid)  # a grid that cannot be expanded must not cost an extraction
-    corpora = extract(grid.source, grid.corpora, grid.storage)
-    return TokenData(tokenize(corpora, grid.tokenizer, grid.storage))
+    corpora = extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file)
+    data = TokenData(tokenize(corpora, grid.tokenizer, grid.storage))
+    add_models(data.tokenizer_path.parent, grid.models)
+    return data
 
 
 def make_plan(grid: Grid) -> dict[str, Any]:
@@ -97,7 +100,7 @@ def existing_tokens(grid: Grid) -> Path | None:
     if not all((grid.storage / "data" / "corpora" / f"{name}.json").is_file() for name in grid.corpora):
         return None
     try:
-        extraction = Extraction(open_source(grid.source, grid.storage), grid.corpora, grid.storage)
+        extraction = Extraction(open_source(grid.source, grid.storage, grid.on_bad_file), grid.corpora, grid.storage)
         folder = tokens_folder(extraction.folders, grid.tokenizer, grid.storage) if extraction.is_finished else None
         return folder if folder and is_finished(folder, extraction.folders) else None
     except UserError:

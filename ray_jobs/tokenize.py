@@ -3,7 +3,6 @@
 The corpora are extracted first where they are missing. What is finished is not made again.
 """
 
-import json
 import logging
 import os
 import shutil
@@ -17,6 +16,7 @@ from grid.progress import say
 from grid.spec import load_grid
 from lethe.files import write_json
 from lethe.program import parser, run_program
+from lethe.tokens.encode import encoders
 from lethe.tokens.shards import (
     PARTIAL,
     SPLITS,
@@ -42,15 +42,21 @@ def main(argv: list[str]) -> int:
     """See the module's docstring."""
     given = parser(__doc__).parse_intermixed_args(argv)
     grid = load_grid(given.config, given.overrides)
-    from lethe.tokens.analysis import table
+    from lethe.tokens.report import add_models, embedding_table, table
     from ray_jobs.extract import extract
 
-    data = TokenData(tokenize(extract(grid.source, grid.corpora, grid.storage), grid.tokenizer, grid.storage))
+    data = TokenData(
+        tokenize(extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file), grid.tokenizer, grid.storage)
+    )
     tokenizer = data.tokenizer_path.parent
-    print(table(json.loads((tokenizer / "report.json").read_text())["analysis"]))
+    report = add_models(tokenizer, grid.models)
+    print(table(report["analysis"]))
+    print(f"\n{embedding_table({name: report['models'][name] for name in grid.models})}")
+    print(f"\nrecommended: {report['recommendation']['reason']}\n")
     for corpus in data.corpora:
         print(f"{corpus}: {', '.join(f'{data.split(corpus, split).tokens:,} {split} tokens' for split in SPLITS)}")
     print(f"tokenizer  {os.path.relpath(tokenizer)}\ntokens     {os.path.relpath(data.root)}")
+    print(f"picture    {os.path.relpath(tokenizer / 'report.html')}")
     return 0
 
 
@@ -105,21 +111,27 @@ def _units(root: Path, corpora: dict[str, Path], tokenizer: Path) -> list[Unit]:
 
 
 def _encode(units: list[Unit]) -> None:
-    say(f"encoding {len(units)} parts of the corpora")
+    say(f"encoding {len(units)} parts of the corpora {encoders(Path(units[0]['tokenizer'])).how}")
     ensure_ray()
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     ray.data.DataContext.get_current().enable_progress_bars = False
     dataset = ray.data.from_items(units, override_num_blocks=len(units))
-    dataset.map_batches(_encode_unit, batch_size=1, batch_format="pyarrow").materialize()
+    for unit in dataset.map_batches(_encode_unit, batch_size=1, batch_format="pyarrow").iter_rows():
+        if unit["note"]:
+            say(unit["note"])
 
 
 def _encode_unit(batch: "pa.Table") -> "pa.Table":
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker has one core
+    import pyarrow as pa
+
+    notes = []
     for unit in batch.to_pylist():
-        encode_part(Path(unit["part"]), load_tokenizer(Path(unit["tokenizer"])), Path(unit["path"]))
-    return batch
+        tokenizer, fast, _ = encoders(Path(unit["tokenizer"]))
+        notes.append(encode_part(Path(unit["part"]), tokenizer, Path(unit["path"]), fast))
+    return pa.table({"note": pa.array(notes, pa.string())})
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from lethe.corpora.extract import Extraction, is_finished, scan_unit
 from lethe.corpora.merge import merge
 from lethe.corpora.source import open_source
 from lethe.files import sha256
+from ray_jobs.extract import ScanProgress
 
 GRID = """
 corpora: [food, automotive]
@@ -79,7 +80,7 @@ def test_a_source_that_is_not_there_exits_with_2(storage: Path) -> None:
 
 
 @pytest.mark.ray
-def test_with_ray_the_files_are_the_same_and_nothing_else_is_said(storage: Path) -> None:
+def test_with_ray_the_files_are_the_same_and_progress_is_told_apart(storage: Path) -> None:
     extraction = extract_without_ray(storage)
     expected = hashes(extraction)
     for folder in extraction.folders.values():
@@ -90,4 +91,39 @@ def test_with_ray_the_files_are_the_same_and_nothing_else_is_said(storage: Path)
     assert all(is_finished(folder) for folder in extraction.folders.values())
     assert not extraction.scratch.exists()
     assert len(done.stdout.splitlines()) == 5
-    assert done.stderr == ""
+    assert done.stderr.splitlines()[-1].split("] ", 1)[1].startswith("scanned 7,082 of 7,082 rows, ")
+    assert "\r" not in done.stderr
+
+
+def test_a_plan_starts_nothing(storage: Path) -> None:
+    (storage / "listing.csv").write_text("name,bytes,rows,tokens\na.parquet,1000000,400,200000\n")
+    before = sorted(storage.rglob("*"))
+    done = python(storage, "-c", NO_RAY, "--plan", "--listing", str(storage / "listing.csv"), "--sample", "data/sample")
+    assert done.returncode == 0, done.stderr
+    assert "1 files, 1,000,000 bytes, 400 rows" in done.stdout
+    assert "of the source's; no budget" in done.stdout
+    assert "on 16 cores like this one" in done.stdout
+    assert "not known" not in done.stdout
+    assert sorted(storage.rglob("*")) == before
+
+
+def test_flags_of_a_plan_without_it(storage: Path) -> None:
+    done = python(storage, "-m", "ray_jobs.extract", "--sample", "data/sample")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "--listing, --survey, --sample: found without --plan; allowed: with --plan\n"
+
+
+@pytest.mark.parametrize(("live", "lines"), [(False, 1), (True, 1)])
+def test_progress_is_one_line_on_a_terminal(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, live: bool, lines: int
+) -> None:
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: live)
+    progress = ScanProgress(1000)
+    progress.scanned(250, 1_000_000, 10)
+    progress.scanned(750, 1_000_000, 5)
+    progress.end()
+    said = capsys.readouterr().err
+    assert said.count("\n") == lines
+    assert said.count("\r") == (3 if live else 0)
+    assert "scanned 1,000 of 1,000 rows" in said.rstrip("\n").split("\r")[-1]
+    assert said.endswith("kept 15\n")

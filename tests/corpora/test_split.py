@@ -1,6 +1,6 @@
 import numpy as np
 import pyarrow as pa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lethe.corpora.split import ENOUGH, Split, split
@@ -16,6 +16,7 @@ def divide(documents: list[tuple[str | None, int, int]], share: float) -> Split:
     return split(pa.array(hosts, pa.string()), pa.array(map(str, clusters), pa.string()), np.array(tokens), share)
 
 
+@settings(deadline=None)  # the first call imports
 @given(DOCUMENTS, SHARES)
 def test_the_held_out_share_is_whole_and_never_exceeded(
     documents: list[tuple[str | None, int, int]], share: float
@@ -26,6 +27,8 @@ def test_the_held_out_share_is_whole_and_never_exceeded(
     place = {"host": 0, "cluster": 1}[kind]
     held = {d[place] for d, out in zip(documents, val, strict=True) if out and d[0]}
     kept = {d[place] for d, out in zip(documents, val, strict=True) if not out and d[0]}
+    clusters = np.array([cluster for _, cluster, _ in documents])
+    assert not set(clusters[val]) & set(clusters[~val])
     if kind == "host":
         assert tokens[val].sum() >= ENOUGH * share * tokens.sum()
         assert not held & kept
@@ -47,6 +50,15 @@ def test_one_big_host_is_split_by_cluster() -> None:
     assert kind == "cluster"
     assert 0.8 * 0.1 <= val.mean() <= 0.1
     assert val[:200:2].tolist() == val[1:200:2].tolist()
+
+
+def test_hosts_that_share_a_cluster_are_held_out_together() -> None:
+    documents = [(f"site{i}.example", i // 3, 10) for i in range(60)]
+    documents += [(f"site{i}.example", 100 + i, 10) for i in range(60)]
+    val, kind = divide(documents, 0.2)
+    assert kind == "host"
+    assert 0.16 <= val.mean() <= 0.2
+    assert val[:60].tolist() == val[60:].tolist() == np.repeat(val[:60:3], 3).tolist()
 
 
 def test_documents_without_a_host_are_held_out_one_by_one() -> None:

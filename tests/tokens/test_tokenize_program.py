@@ -1,3 +1,5 @@
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -108,6 +110,11 @@ def test_the_program_extracts_tokenizes_and_reports(tmp_path: Path, capsys: pyte
         ["400", "automotive"],
         ["400", "food"],
     ]
+    assert lines[6].split()[:2] == ["embedding", "400"] and lines[7].split()[0] == "tiny"
+    assert any(line.startswith("recommended: ") for line in lines)
+    (tokenizer,) = (tmp_path / "data" / "tokenizers").glob("bpe400-*/")
+    assert [*json.loads((tokenizer / "report.json").read_text())["models"]] == ["tiny"]
+    assert f"picture    {os.path.relpath(tokenizer / 'report.html')}" in lines
     (root,) = (tmp_path / "data" / "tokens").glob("bpe400-*")
     data = TokenData(root)
     for corpus in data.corpora:

@@ -44,6 +44,12 @@ class CorpusConfig(Config):
     max_repeated_lines: float = Field(0.3, ge=0, le=1, description="share of lines that stood on the page before")
     tokens: int | None = Field(None, ge=1, description="budget, in the source's own token_count; null keeps all")
     val_share: float = Field(0.05, gt=0, lt=1, description="of the tokens")
+    max_host_share: float | None = Field(
+        None, gt=0, le=1, description="of the corpus's tokens that one host may have; the hash of a page decides"
+    )
+    max_overlap: float | None = Field(
+        None, ge=0, lt=1, description="share of val's word 13-grams that may stand in a train split of any corpus"
+    )
 
     @model_validator(mode="after")
     def _some_length(self) -> Self:

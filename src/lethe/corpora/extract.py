@@ -1,24 +1,27 @@
 """An extraction: several corpora drawn from one source together, unit by unit.
 
-data/corpora/units-FP/UNIT/   the candidates of a unit and its manifest, while the extraction runs
+data/corpora/units-FP/        while the extraction runs: source.json, what its files were when it began, and
+data/corpora/units-FP/UNIT/   the candidates of a unit and its manifest
 data/corpora/NAME-FP/         a finished corpus: {train,val}/part-*.parquet, and manifest.json, written last
 data/corpora/NAME.json        names the newest of a corpus's folders
 """
 
+import shutil
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from lethe.config import UserError
 from lethe.corpora.domains import CorpusConfig
-from lethe.corpora.parquet import PartWriter, read_manifest
+from lethe.corpora.parquet import PartWriter, read_json, read_manifest
 from lethe.corpora.select import CANDIDATES, Rejects, select
-from lethe.corpora.source import Source, Unit, read_pages
+from lethe.corpora.source import BadFileError, OnBadFile, Source, Unit, read_pages
 from lethe.files import fingerprint, write_json
 
-VERSION = 1  # of what the extraction does; counted up whenever it would keep other pages, or split them otherwise
+VERSION = 2  # of what the extraction does; counted up whenever it would keep other pages, or split them otherwise
 
 
 @dataclass(frozen=True)
@@ -32,8 +35,11 @@ class Extraction:
     @cached_property
     def fingerprint(self) -> str:
         """8 hexadecimal characters: pages are shared out among the corpora, so each depends on all of them."""
-        corpora = {name: corpus.model_dump(mode="json") for name, corpus in self.corpora.items()}
-        return fingerprint([VERSION, self.source.fingerprint, corpora], 8)
+        return fingerprint([VERSION, self.source.fingerprint, self._corpora], 8)
+
+    @property
+    def _corpora(self) -> dict[str, Any]:
+        return {name: corpus.model_dump(mode="json") for name, corpus in self.corpora.items()}
 
     @property
     def root(self) -> Path:
@@ -56,6 +62,32 @@ class Extraction:
     def missing_units(self) -> list[Unit]:
         return [unit for unit in self.source.units if read_manifest(self.scratch / unit.id) is None]
 
+    def begin(self) -> None:
+        """Write down what the source's files are.
+
+        Raises UserError where units were made from the same source, as it was given, when its files were others.
+        """
+        mine: dict[str, Any] = {
+            "given": self.source.given,
+            "made_by": fingerprint([VERSION, self._corpora, self.source.on_bad_file]),
+            "files": {file.name: [file.size, file.footer, file.etag] for file in self.source.files},
+        }
+        for path in sorted(self.root.glob("units-*/source.json")):
+            began = read_json(path)
+            if began and all(began.get(key) == mine[key] for key in ("given", "made_by")):
+                _check_same(began["files"], mine["files"], self.source, path.parent)
+        if not (self.scratch / "source.json").exists():
+            write_json(self.scratch / "source.json", mine)
+
+    def skipped(self) -> dict[str, str]:
+        """What was left out of the source because it could not be read, and why: files, and row groups of files."""
+        left_out = dict(self.source.skipped)
+        for unit in self.source.units:
+            manifest = read_manifest(self.scratch / unit.id) or {}
+            if manifest.get("problem"):
+                left_out[f"{unit.name}, row groups {unit.first} to {unit.last}"] = manifest["problem"]
+        return left_out
+
     def name_newest(self) -> None:
         """Let NAME.json name this extraction's folders."""
         for name, folder in self.folders.items():
@@ -69,22 +101,61 @@ def is_finished(folder: Path) -> bool:
     return read_manifest(folder) is not None
 
 
-def scan_unit(unit: Unit, corpora: Mapping[str, CorpusConfig], scratch: Path) -> None:
-    """Write a unit's candidates (schema CANDIDATES) and manifest to SCRATCH/UNIT; a finished unit is left as it is.
+def _check_same(began: dict[str, list[Any]], now: dict[str, list[Any]], source: Source, folder: Path) -> None:
+    for name in sorted(began.keys() | now.keys()):
+        if name not in now or name not in began:
+            what = "is gone" if name not in now else "was not there"
+        elif began[name][0] != now[name][0]:
+            what = f"has {now[name][0]:,} bytes, had {began[name][0]:,}"
+        elif began[name][1] != now[name][1]:
+            what = "has another footer"
+        elif began[name][2] != now[name][2] and began[name][2] and now[name][2]:
+            what = f"is version {now[name][2]}, was {began[name][2]}"
+        else:
+            continue
+        raise UserError(
+            f"source: found {source.given!r} changed since its units were begun: {name} {what}; allowed: the files as "
+            f"they were, or beginning anew without what is made already (delete {folder})"
+        )
 
-    Raises UserError where its file cannot be decoded, or holds fewer or more rows than its footer tells.
+
+def scan_unit(
+    unit: Unit, corpora: Mapping[str, CorpusConfig], scratch: Path, on_bad_file: OnBadFile = "refuse"
+) -> dict[str, Any]:
+    """Write a unit's candidates (schema CANDIDATES) and manifest to SCRATCH/UNIT, and return the manifest.
+
+    A finished unit is left as it is. Raises BadFileError where its file cannot be decoded, or holds fewer or more rows
+    than its footer tells, unless such a unit is to be skipped: it then has a manifest that says so, and no
+    candidates. Raises UserError where the source changed or does not answer.
     """
     folder = scratch / unit.id
-    if read_manifest(folder) is not None:
-        return
+    if (finished := read_manifest(folder)) is not None:
+        return finished
+    try:
+        manifest = _scan(unit, corpora, folder)
+    except BadFileError as error:
+        if on_bad_file == "refuse":
+            raise
+        shutil.rmtree(folder)
+        rejects = {name: {"unreadable": unit.rows} for name in corpora}
+        manifest = {"problem": str(error), "rejects": rejects, "files": {}, "bytes": 0, "kept": 0}
+    manifest = unit._asdict() | manifest
+    write_json(folder / "manifest.json", manifest)
+    return manifest
+
+
+def _scan(unit: Unit, corpora: Mapping[str, CorpusConfig], folder: Path) -> dict[str, Any]:
+    """Write the candidates; what the manifest says of them, of the decoded `bytes` read, and of the rest."""
     rejects: Rejects = {name: Counter() for name in corpora}
-    writer, rows = PartWriter(folder, CANDIDATES), 0
+    writer, rows, size, kept_rows = PartWriter(folder, CANDIDATES), 0, 0, 0
     for pages in read_pages(unit):
         kept, rejected = select(pages, corpora)
         writer.write(kept)
-        rows += pages.num_rows
+        rows, size, kept_rows = rows + pages.num_rows, size + pages.nbytes, kept_rows + kept.num_rows
         for name, counts in rejected.items():
             rejects[name].update(counts)
     if rows != unit.rows:
-        raise UserError(f"{unit.url}: row groups {unit.first} to {unit.last}: found {rows} rows; allowed: {unit.rows}")
-    write_json(folder / "manifest.json", {**unit._asdict(), "rejects": rejects, "files": writer.close(folder)})
+        raise BadFileError(
+            f"{unit.url}: row groups {unit.first} to {unit.last}: found {rows} rows; allowed: {unit.rows}"
+        )
+    return {"problem": "", "rejects": rejects, "files": writer.close(folder), "bytes": size, "kept": kept_rows}

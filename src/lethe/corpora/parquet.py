@@ -14,12 +14,23 @@ ROW_GROUP_BYTES = 32_000_000  # in memory
 PART_BYTES = 512_000_000  # in memory; on disk about a third of it
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where the file is missing or cut, or holds something else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def read_manifest(folder: Path) -> dict[str, Any] | None:
     """The manifest of a finished folder; None where it is missing or cut, or a file it lists is not whole."""
+    manifest = read_json(folder / "manifest.json")
     try:
-        manifest = json.loads((folder / "manifest.json").read_text())
-        whole = all((folder / name).stat().st_size == file["bytes"] for name, file in manifest["files"].items())
-    except (OSError, ValueError, KeyError, TypeError):
+        whole = manifest and all(
+            (folder / name).stat().st_size == file["bytes"] for name, file in manifest["files"].items()
+        )
+    except (OSError, KeyError, TypeError, AttributeError):
         return None
     return manifest if whole else None
 

@@ -3,35 +3,50 @@
 import glob
 import hashlib
 import os
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Callable, Collection, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lethe.config import UserError
+from lethe.corpora.bounds import largest_page
+from lethe.corpora.footer import BadFileError, check_columns, metadata_of, read_footer
+from lethe.corpora.remote import SLOTS, attempt, fetch, file_system, is_local, read_range
 from lethe.corpora.schema import FINEWEB
 
-NEEDED = ("text", "url", "id", "language", "language_score", "token_count")
+OnBadFile = Literal["refuse", "skip"]
+
 ALLOWED = (
     "sample, or a folder of *.parquet files, one such file, or a glob (FOLDER/**/*.parquet), "
-    "relative to storage or as file://, s3://, gs://, hf://datasets/ORG/NAME/..."
+    "relative to storage or as file://, http://, s3://, gs://, hf://datasets/ORG/NAME/..."
 )
 UNIT_BYTES = 128_000_000  # of a unit's row groups, decoded, as the footer tells
-BATCH_ROWS = 256  # small, for a footer can lie: a few hundred bytes may decode to gigabytes
-FOOTER_GUESS = 1 << 16
+BATCH_ROWS = 256  # decoded at once
+BATCH_BYTES = 1 << 27  # fewer are where so many rows of the largest page's size could be more than this
+TABLE_ROWS, TABLE_BYTES = 1024, 1 << 24  # batches are handed on together until they are as much as one of these
+BUFFER_BYTES = 1 << 20  # of a column that is being read; without it a whole column of a row group would be
+GAP = 1 << 18  # bytes that are rather read in vain than passed over by another request
 
 
 class Unit(NamedTuple):
-    """What one task reads: row groups first..last of a file; `id` names it whatever machine the file lies on."""
+    """What one task reads: row groups first..last of a file, as it was listed.
+
+    `id` is a hash of what the file is and of the range, whatever machine it lies on.
+    """
 
     id: str
     name: str
     url: str
+    size: int
+    footer: str
+    etag: str
     first: int
     last: int
     rows: int
@@ -39,13 +54,17 @@ class Unit(NamedTuple):
 
 @dataclass(frozen=True)
 class SourceFile:
-    """A Parquet file: its name below the source's root, size, sha256 of its footer, (rows, bytes) of its row groups."""
+    """A Parquet file: its name below the source's root, size, sha256 of its footer, (rows, bytes) of its row groups.
+
+    `etag` is what its server calls this version of it; "" where it has no such word.
+    """
 
     name: str
     url: str
     size: int
     footer: str
     row_groups: tuple[tuple[int, int], ...]
+    etag: str = ""
 
     def units(self) -> Iterator[Unit]:
         """Neighbouring row groups together, as long as they stay small."""
@@ -59,26 +78,31 @@ class SourceFile:
             yield self._unit(first, len(self.row_groups) - 1, rows)
 
     def _unit(self, first: int, last: int, rows: int) -> Unit:
-        identity = hashlib.sha256(f"{self.name}\0{first}\0{last}".encode()).hexdigest()[:16]
-        return Unit(identity, self.name, self.url, first, last, rows)
+        content = f"{self.name}\0{self.size}\0{self.footer}\0{first}\0{last}"
+        identity = hashlib.sha256(content.encode()).hexdigest()[:16]
+        return Unit(identity, self.name, self.url, self.size, self.footer, self.etag, first, last, rows)
 
 
 @dataclass(frozen=True)
 class Source:
-    """The files that `given` names, by name."""
+    """The files that `given` names, by name; `skipped` says of each that was passed over what is wrong with it."""
 
     given: str
     files: tuple[SourceFile, ...]
+    on_bad_file: OnBadFile = "refuse"
+    skipped: tuple[tuple[str, str], ...] = ()
 
     @cached_property
     def fingerprint(self) -> str:
         """sha256 over the files' names, sizes and footers: what they are, not where or when they were put there."""
         lines = [f"{file.name}\0{file.size}\0{file.footer}\n" for file in self.files]
+        if self.on_bad_file == "skip":  # a damaged row group is then left out, so the pages may be others
+            lines.append("skip\n")
         return hashlib.sha256("".join(lines).encode()).hexdigest()
 
     @property
     def units(self) -> list[Unit]:
-        """The work, in the order that decides which of two equal pages stays."""
+        """The work, in the order in which the pages of a corpus are written."""
         return [unit for file in self.files for unit in file.units()]
 
     @property
@@ -86,24 +110,32 @@ class Source:
         return sum(rows for file in self.files for rows, _ in file.row_groups)
 
 
-def open_source(source: str, storage: Path) -> Source:
+def open_source(source: str, storage: Path, on_bad_file: OnBadFile = "refuse") -> Source:
     """List a source's files and read their footers; `sample` is written to `storage` when it is not there.
 
     A relative path starts at `storage`; a folder stands for the files right in it. Raises UserError where there is no
-    *.parquet file, or one of them is no Parquet, lacks a needed column or has it in another type.
+    *.parquet file; where one is no whole Parquet file, has no rows, lacks a needed column or has it in another type,
+    unless `on_bad_file` says to skip such a file and others are left; and where the source does not answer.
     """
     if source == "sample":
         from lethe.corpora.sample import write_sample
 
         write_sample(storage / "data" / "sample")  # does nothing where the whole of it lies already
     try:
-        fs, paths = _list(_location(source, storage))
+        fs, path = file_system(_location(source, storage))
+        entries = _list(fs, path)
     except (OSError, ValueError, ImportError) as error:
         raise UserError(f"source: found {source!r}, which cannot be read: {error}; allowed: {ALLOWED}") from None
-    if not paths:
+    if not entries:
         raise UserError(f"source: found {source!r}, where there is no *.parquet file; allowed: {ALLOWED}")
-    root = _root(paths)
-    return Source(source, tuple(_look(fs, path, os.path.relpath(path, root)) for path in paths))
+    root = _root([entry["name"] for entry in entries])
+    with ThreadPoolExecutor(1 if is_local(fs) else SLOTS) as pool:
+        looked = list(pool.map(partial(_look, fs, root, on_bad_file), entries))
+    files = [file for file in looked if isinstance(file, SourceFile)]
+    skipped = [file for file in looked if not isinstance(file, SourceFile)]
+    if not files:
+        raise UserError(f"source: found {source!r}, no file of which can be read: {skipped[0][1]}")
+    return Source(source, tuple(files), on_bad_file, tuple(skipped))
 
 
 def _location(source: str, storage: Path) -> str:
@@ -116,18 +148,30 @@ def _location(source: str, storage: Path) -> str:
     return str(storage / source)
 
 
-def _list(location: str) -> tuple[Any, list[str]]:
-    """The file system and the sorted paths of the *.parquet files that a location names."""
-    fs, path = fsspec.core.url_to_fs(location)
+def _list(fs: Any, path: str) -> list[dict[str, Any]]:
+    """What fsspec knows of the *.parquet files that a path names, by path."""
+    found = _asked(fs, path, lambda: _entries(fs, path))
+    entries = sorted((entry for entry in found if entry["type"] != "directory"), key=lambda entry: entry["name"])
+    entries = [entry for entry in entries if entry["name"].endswith(".parquet")]
+    root = _root([entry["name"] for entry in entries]) if entries else ""
+    return [entry for entry in entries if not _is_hidden(os.path.relpath(entry["name"], root))]
+
+
+def _entries(fs: Any, path: str) -> list[dict[str, Any]]:
+    if not is_local(fs):  # there `isdir` and `exists` say no to whatever goes wrong
+        if glob.has_magic(path):
+            return list(fs.glob(path, detail=True).values())
+        return [fs.info(path)] if path.endswith(".parquet") else fs.ls(path, detail=True)
     if fs.isdir(path):
-        entries = fs.ls(path, detail=True)
-    elif glob.has_magic(path) and not fs.exists(path):
-        entries = fs.glob(path, detail=True).values()
-    else:
-        entries = [fs.info(path)]
-    files = sorted({entry["name"] for entry in entries if entry["type"] == "file"})
-    files = [file for file in files if file.endswith(".parquet")]
-    return fs, [file for file in files if not _is_hidden(os.path.relpath(file, _root(files)))]
+        return fs.ls(path, detail=True)
+    if glob.has_magic(path) and not fs.exists(path):
+        return list(fs.glob(path, detail=True).values())
+    return [fs.info(path)]
+
+
+def _asked(fs: Any, path: str, request: Callable[[], Any]) -> Any:
+    """What a file system answers, a remote one with patience."""
+    return request() if is_local(fs) else attempt(fs.unstrip_protocol(path), request)
 
 
 def _root(paths: list[str]) -> str:
@@ -140,73 +184,174 @@ def _is_hidden(name: str) -> bool:
     return any(part.startswith((".", "_")) for part in PurePosixPath(name).parts)
 
 
-def _look(fs: Any, path: str, name: str) -> SourceFile:
-    url = fs.unstrip_protocol(path)
+def _look(fs: Any, root: str, on_bad_file: OnBadFile, entry: dict[str, Any]) -> SourceFile | tuple[str, str]:
+    """A file as it is, or the name of a bad one and what is wrong with it."""
+    path = entry["name"]
+    name, url = os.path.relpath(path, root), fs.unstrip_protocol(path)
     try:
-        size = fs.size(path)
-        with fs.open(path, "rb") as file:
-            footer = _footer(file, size)
-        metadata = pq.read_metadata(pa.BufferReader(b"PAR1" + footer))
+        return _read_file(fs, path, name, url, entry)
+    except BadFileError as error:
+        if on_bad_file == "refuse":
+            raise
+        return name, str(error)
+
+
+def _read_file(fs: Any, path: str, name: str, url: str, entry: dict[str, Any]) -> SourceFile:
+    if entry["type"] != "file" and not (is_local(fs) and Path(path).is_file()):  # fsspec calls a link "other"
+        raise BadFileError(f"{url}: found no regular file ({entry['type']}); allowed: files, or links to files")
+    try:
+        if entry.get("size") is None:
+            entry = _asked(fs, path, lambda: fs.info(path))
+        size = entry["size"] or 0
+        footer = read_footer(_reader(fs, path, size), size)
+        metadata = metadata_of(footer)
         schema = metadata.schema.to_arrow_schema()
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{url}: cannot be read as Parquet: {error}") from None
-    _check_columns(url, schema)
+        raise BadFileError(f"{url}: cannot be read as Parquet: {error}") from None
+    check_columns(url, schema)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
-    digest = hashlib.sha256(footer).hexdigest()
-    return SourceFile(name, url, size, digest, tuple((group.num_rows, group.total_byte_size) for group in groups))
+    counts = tuple((group.num_rows, group.total_byte_size) for group in groups)
+    if not sum(rows for rows, _ in counts):
+        raise BadFileError(f"{url}: found no rows; allowed: files with rows")
+    return SourceFile(name, url, size, hashlib.sha256(footer).hexdigest(), counts, _etag(entry))
 
 
-def _footer(file: Any, size: int) -> bytes:
-    """The last bytes of a Parquet file: metadata, its length in 4 bytes, and the mark PAR1."""
-    file.seek(max(0, size - FOOTER_GUESS))
-    tail = file.read()
-    length = 8 + int.from_bytes(tail[-8:-4], "little")
-    if tail[-4:] != b"PAR1" or length > size:
-        raise pa.ArrowInvalid("found no Parquet footer at its end; allowed: whole, unencrypted Parquet files")
-    if length > len(tail):
-        file.seek(size - length)
-        tail = file.read()
-    return tail[-length:]
+def _etag(entry: dict[str, Any]) -> str:
+    """What a server calls this version of a file: S3 and HTTP, Google, Hugging Face."""
+    return next((str(entry[key]) for key in ("ETag", "etag", "blob_id") if entry.get(key)), "")
 
 
-def _check_columns(url: str, schema: pa.Schema) -> None:
-    missing = [name for name in NEEDED if name not in schema.names]
-    if missing:
-        raise UserError(
-            f"{url}: column {missing[0]}: missing (found: {', '.join(schema.names)}); allowed: files that have "
-            f"{', '.join(NEEDED)}"
-        )
-    for field in FINEWEB:
-        if field.name in schema.names and not _is_like(schema.field(field.name).type, field.type):
-            found = schema.field(field.name).type
-            raise UserError(f"{url}: column {field.name}: found type {found}; allowed: {field.type}")
+def _reader(fs: Any, path: str, size: int) -> Callable[[int, int], bytes]:
+    """Reads bytes start..end of a file."""
+    if not is_local(fs):
+        return partial(read_range, fs, path, size)
 
+    def read(start: int, end: int) -> bytes:
+        with Path(path).open("rb") as file:
+            file.seek(start)
+            return file.read(end - start)
 
-def _is_like(found: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether a column may stand for the wanted one: string, integer and number in any width."""
-    if pa.types.is_dictionary(found):
-        found = found.value_type
-    if wanted == pa.string():
-        return pa.types.is_string(found) or pa.types.is_large_string(found) or pa.types.is_null(found)
-    if wanted == pa.int64():
-        return pa.types.is_integer(found)
-    return pa.types.is_floating(found)
+    return read
 
 
 def read_pages(unit: Unit) -> Iterator[pa.Table]:
-    """The rows of a unit, a few hundred at a time, as tables of schema FINEWEB; what the file lacks is null.
+    """The rows of a unit, about a thousand at a time, as tables of schema FINEWEB; what the file lacks is null.
 
-    Raises UserError where the file cannot be decoded.
+    Raises BadFileError where the file cannot be decoded, or only into more memory than a worker has; UserError where
+    the file is not the one that was listed, before the first rows or after the last.
     """
+    where = f"{unit.url}: row groups {unit.first} to {unit.last}"
+    with unchanged(unit) as (file, metadata):
+        try:
+            yield from _decode(unit, file, metadata)
+        except (OSError, pa.ArrowException, MemoryError) as error:
+            problem = BadFileError(f"{where} cannot be decoded: {error}")
+        else:
+            return
+    raise problem  # outside: bytes that changed under the reader are told as that
+
+
+def _decode(unit: Unit, file: BinaryIO, metadata: pq.FileMetaData) -> Iterator[pa.Table]:
+    groups = range(unit.first, unit.last + 1)
+    columns = [name for name in FINEWEB.names if name in metadata.schema.to_arrow_schema().names]
+    rows = min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, largest_page(file, metadata, groups, columns))))
+    parquet = pq.ParquetFile(file, metadata=metadata, buffer_size=BUFFER_BYTES)
+    waiting: list[pa.Table] = []
+    for batch in parquet.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):
+        waiting.append(pa.table([_column(batch, field) for field in FINEWEB], FINEWEB))
+        if sum(w.num_rows for w in waiting) >= TABLE_ROWS or sum(w.nbytes for w in waiting) >= TABLE_BYTES:
+            yield pa.concat_tables(waiting).combine_chunks()  # kernels are slow on many chunks
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting).combine_chunks()
+
+
+@contextmanager
+def unchanged(unit: Unit, columns: Collection[str] | None = None) -> Iterator[tuple[BinaryIO, pq.FileMetaData]]:
+    """A unit's file and its footer; the bytes of a remote unit are copied to a file here that has no name.
+
+    Of a remote unit only these columns are there, if any are named.
+    Raises UserError where the file is not what was listed, or not the same at the end as at the beginning.
+    """
+    fs, path = file_system(unit.url)
+    before, metadata = _version(fs, path, unit), _same_footer(fs, path, unit)
+
+    def check() -> None:
+        if _version(fs, path, unit) != before:
+            raise _changed(unit, "it was written to while it was read")
+
+    if is_local(fs):
+        with Path(path).open("rb") as file:
+            yield file, metadata
+        check()
+    else:
+        with tempfile.TemporaryFile() as copy:
+            for start, end in _spans(metadata, unit, columns):
+                fetch(fs, path, unit.size, start, end, into=copy)
+            check()
+            yield copy, metadata
+
+
+def _same_footer(fs: Any, path: str, unit: Unit) -> pq.FileMetaData:
     try:
-        with fsspec.open(unit.url, "rb") as file:
-            parquet = pq.ParquetFile(file)
-            columns = [name for name in FINEWEB.names if name in parquet.schema_arrow.names]
-            groups = range(unit.first, unit.last + 1)
-            for batch in parquet.iter_batches(BATCH_ROWS, row_groups=groups, columns=columns, use_threads=False):
-                yield pa.table([_column(batch, field) for field in FINEWEB], FINEWEB)
+        footer = read_footer(_reader(fs, path, unit.size), unit.size)
     except (OSError, pa.ArrowException) as error:
-        raise UserError(f"{unit.url}: row groups {unit.first} to {unit.last} cannot be decoded: {error}") from None
+        raise _changed(unit, str(error)) from None
+    if hashlib.sha256(footer).hexdigest() != unit.footer:
+        raise _changed(unit, "another footer")
+    return metadata_of(footer)
+
+
+def _version(fs: Any, path: str, unit: Unit) -> tuple[int, str]:
+    """What tells this version of a unit's file from another one; raises UserError where it is another already."""
+    if is_local(fs):
+        try:
+            status = Path(path).stat()
+        except OSError as error:
+            raise UserError(f"{unit.url}: cannot be read: {error}") from None
+        size, version = status.st_size, f"{status.st_ino} {status.st_mtime_ns}"
+    else:
+        entry = attempt(unit.url, lambda: _fresh_info(fs, path))
+        size, version = entry["size"], _etag(entry)
+        if unit.etag and version != unit.etag:
+            raise _changed(unit, f"version {version or 'none'}, not {unit.etag}")
+    if size != unit.size:
+        raise _changed(unit, f"{size} bytes, not {unit.size}")
+    return size, version
+
+
+def _fresh_info(fs: Any, path: str) -> dict[str, Any]:
+    fs.invalidate_cache()
+    return fs.info(path)
+
+
+def _changed(unit: Unit, found: str) -> UserError:
+    return UserError(
+        f"{unit.url}: changed since it was listed (found {found}); allowed: a source that stays as it is. The same "
+        "command, given again, lists it anew"
+    )
+
+
+def _spans(metadata: pq.FileMetaData, unit: Unit, columns: Collection[str] | None) -> list[tuple[int, int]]:
+    """The bytes start..end of a unit's columns (None: all), neighbours together."""
+    groups = [metadata.row_group(i) for i in range(unit.first, unit.last + 1)]
+    chunks = [group.column(j) for group in groups for j in range(group.num_columns)]
+    wanted = [chunk for chunk in chunks if columns is None or chunk.path_in_schema in columns]
+    spans: list[tuple[int, int]] = []
+    for start, end in sorted(map(_bytes_of, wanted)):
+        if not 0 <= start <= end <= unit.size:
+            raise BadFileError(f"{unit.url}: row groups {unit.first} to {unit.last} lie outside of the file")
+        if spans and start - spans[-1][1] <= GAP:
+            start, end = spans[-1][0], max(end, spans.pop()[1])
+        spans.append((start, end))
+    return spans
+
+
+def _bytes_of(column: Any) -> tuple[int, int]:
+    first = column.data_page_offset
+    if column.has_dictionary_page and column.dictionary_page_offset is not None:
+        first = min(first, column.dictionary_page_offset)
+    return first, first + column.total_compressed_size
 
 
 def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:

@@ -22,19 +22,34 @@ class Split(NamedTuple):
 def split(hosts: pa.Array, clusters: pa.Array, tokens: np.ndarray, share: float) -> Split:
     """Hold out `share` of the tokens, at most, whatever the order of the documents.
 
-    Whole hosts are taken in an order drawn by sha256, and a host that would exceed the share is passed over. Where
-    that fills less than 80 % of it, whole clusters of near-duplicates of the remaining hosts fill it in the same
-    way. `hosts` and `clusters` are strings, `tokens` int64, all (documents,); a document without a host is a host of
-    its own.
+    Whole hosts are taken in an order drawn by sha256, and a host that would exceed the share is passed over; hosts
+    that share a cluster of near duplicates count as one. Where that fills less than 80 % of it, whole clusters of the
+    remaining hosts fill it in the same way. So a cluster is never parted. `hosts` and `clusters` are strings, `tokens`
+    int64, all (documents,); a document without a host is a host of its own.
     """
     budget = share * tokens.sum()
-    hosts = pc.coalesce(hosts, clusters)
-    val = _fill(hosts, tokens, budget)
+    val = _fill(_sites(pc.coalesce(hosts, clusters), clusters), tokens, budget)
     if tokens[val].sum() >= ENOUGH * budget:
         return Split(val, "host")
     rest = np.flatnonzero(~val)
     val[rest[_fill(clusters.take(pa.array(rest)), tokens[rest], budget - tokens[val].sum())]] = True
     return Split(val, "cluster")
+
+
+def _sites(hosts: pa.Array, clusters: pa.Array) -> pa.Array:
+    """For each document the first by name of all hosts that clusters join with its own."""
+    result = hosts
+    while True:
+        least = _least(_least(result, clusters), hosts)
+        if least.equals(result):
+            return result
+        result = least
+
+
+def _least(names: pa.Array, groups: pa.Array) -> pa.Array:
+    """For each document the first by name within its group."""
+    first = pa.table({"name": names, "group": groups}).group_by("group", use_threads=False).aggregate([("name", "min")])
+    return first["name_min"].take(pc.index_in(groups, first["group"])).combine_chunks()
 
 
 def _fill(groups: pa.Array, tokens: np.ndarray, budget: float) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Which vocabulary size serves the corpora: measured on held-out text."""
+"""Which vocabulary size serves the corpora: measured on text that the tokenizer was not trained on."""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -8,12 +8,13 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from lethe.files import sha256, write_json
+from lethe.tokens.report import recommend, write_report
 from lethe.tokens.tokenizer import (
     TOKENIZER_VERSION,
     TokenizerConfig,
-    parts,
+    is_held_out,
+    pages,
     save_tokenizer,
-    text_batches,
     tokenizer_folder,
     train,
     training_text,
@@ -21,61 +22,67 @@ from lethe.tokens.tokenizer import (
 )
 
 HELD_OUT_BYTES = 8_000_000
+RARE = 10  # occurrences; fewer are too few to learn an embedding from, and to measure anything on
 
 
 def make_tokenizer(corpora: dict[str, Path], config: TokenizerConfig, storage: Path) -> Path:
-    """Train the tokenizer, write it and then its `report.json`; returns their folder under `storage`.
+    """Train the tokenizer, write it and then its report (`lethe.tokens.report`); returns their folder.
 
     `corpora` maps names to folders of finished corpora. Raises UserError for a corpus without training text.
     """
     folder = tokenizer_folder(corpora, config, storage)
     largest = train(training_text(corpora, config.sample_bytes), config.sizes[-1])
     save_tokenizer(truncate(largest, config.vocab_size), folder / "tokenizer.json")
+    rows = analyse(largest, config.sizes, corpora)
     report = {
         "version": TOKENIZER_VERSION,
         "config": config.model_dump(),
         "corpora": {name: corpus.name for name, corpus in sorted(corpora.items())},
         "tokenizer_sha256": sha256(folder / "tokenizer.json"),
-        "analysis": analyse(largest, config.sizes, corpora),
+        "analysis": rows,
+        "recommendation": recommend(rows),
+        "models": {},
     }
-    write_json(folder / "report.json", report)
+    write_report(folder, report)
     write_json(folder.parent / f"bpe{config.vocab_size}.json", {"folder": folder.name})
     return folder
 
 
 def analyse(tokenizer: Tokenizer, sizes: list[int], corpora: dict[str, Path]) -> list[dict[str, Any]]:
-    """One row per size and corpus (folders of finished corpora), on at most 8 MB of its `val` split.
+    """One row per size and corpus (folders of finished corpora).
 
-    The fields: `candidate` (the size asked for), `vocab_size` (the size it came to), `corpus`, and, each null where
-    the text has nothing to measure it on:
-
-    - `coverage`: share of the running words that are a single token. A word is a piece of the tokenizer's split that
-      consists of letters alone, but for its leading space;
-    - `bytes_per_token`: UTF-8 bytes of all text per token;
-    - `fertility`: tokens per running word (Rust et al. 2021, "How Good is Your Tokenizer?", section 3.1), at least 1;
-    - `used`: share of the vocabulary that occurs in the text.
+    The fields: `candidate` (the size asked for), `vocab_size` (the size it came to), `corpus`, what `measure` gives
+    on at most 8 MB of the pages of the train split that the tokenizer's training left out (`is_held_out`), and under
+    `val` what it gives on at most 8 MB of the val split. The first are pages of sites that the tokenizer knows, as
+    are those a model trains on; the pages of val come from other sites, where whole sites can be held out.
 
     `tokenizer` was trained at the largest size. BPE vocabularies are nested, so the smaller ones are cut out of it.
     """
-    pieces = {name: count_pieces(tokenizer, _held_out(folder)) for name, folder in sorted(corpora.items())}
+    pieces = {
+        corpus: [count_pieces(tokenizer, _first(text)) for text in (_left_out(folder), pages(folder, "val"))]
+        for corpus, folder in sorted(corpora.items())
+    }
     rows = []
     for size in sizes:
         smaller = truncate(tokenizer, size)
-        for corpus, counts in pieces.items():
-            vocab_size = smaller.get_vocab_size()
-            rows.append({"candidate": size, "vocab_size": vocab_size, "corpus": corpus, **measure(smaller, counts)})
+        for corpus, (left_out, val) in pieces.items():
+            row = {"candidate": size, "vocab_size": smaller.get_vocab_size(), "corpus": corpus}
+            rows.append({**row, **measure(smaller, left_out), "val": measure(smaller, val)})
     return rows
 
 
-def _held_out(folder: Path) -> Iterator[str]:
+def _left_out(folder: Path) -> Iterator[bytes]:
+    return filter(is_held_out, pages(folder, "train"))
+
+
+def _first(text: Iterator[bytes]) -> Iterator[str]:
+    """Pages until they hold HELD_OUT_BYTES."""
     size = 0
-    for part in parts(folder, "val"):
-        for batch in text_batches(part):
-            for document in filter(None, batch.to_pylist()):
-                if size >= HELD_OUT_BYTES:
-                    return
-                size += len(document.encode())
-                yield document
+    for page in text:
+        if size >= HELD_OUT_BYTES:
+            return
+        size += len(page)
+        yield page.decode()
 
 
 def count_pieces(tokenizer: Tokenizer, documents: Iterable[str]) -> Counter[str]:
@@ -85,46 +92,34 @@ def count_pieces(tokenizer: Tokenizer, documents: Iterable[str]) -> Counter[str]
 
 
 def measure(tokenizer: Tokenizer, pieces: Counter[str]) -> dict[str, float | None]:
-    """Coverage, bytes per token, fertility and share of the vocabulary used, as `analyse` defines them."""
-    words = single = tokens_of_words = tokens = 0
-    used: set[int] = set()
+    """What a vocabulary makes of a text, counted as `count_pieces` does; null where there is nothing to measure it on.
+
+    - `coverage`: share of the running words that are a single token. A word is a piece of the tokenizer's split that
+      consists of letters alone, but for its leading space;
+    - `bytes_per_token`: UTF-8 bytes of all text per token;
+    - `fertility`: tokens per running word (Rust et al. 2021, "How Good is Your Tokenizer?", section 3.1), at least 1;
+    - `used`: share of the vocabulary that occurs in the text;
+    - `rare`: share of the vocabulary that occurs fewer than 10 times in it, or not at all;
+    - `tokens`: how many tokens the text is, which `used` and `rare` depend on.
+    """
+    words = single = tokens_of_words = 0
+    seen: Counter[int] = Counter()
     for piece, count in pieces.items():
         ids = [token.id for token in tokenizer.model.tokenize(piece)]
-        used.update(ids)
-        tokens += count * len(ids)
+        for i in ids:
+            seen[i] += count
         if tokenizer.decoder.decode([piece]).removeprefix(" ").isalpha():
             words += count
             tokens_of_words += count * len(ids)
             single += count * (len(ids) == 1)
+    tokens, vocab_size = seen.total(), tokenizer.get_vocab_size()
+    often = sum(count >= RARE for count in seen.values())
     size = sum(len(piece) * count for piece, count in pieces.items())
     return {
         "coverage": single / words if words else None,
         "bytes_per_token": size / tokens if tokens else None,
         "fertility": tokens_of_words / words if words else None,
-        "used": len(used) / tokenizer.get_vocab_size() if tokens else None,
+        "used": len(seen) / vocab_size if tokens else None,
+        "rare": 1 - often / vocab_size if tokens else None,
+        "tokens": tokens,
     }
-
-
-def table(rows: list[dict[str, Any]]) -> str:
-    """The rows of `analyse` as aligned text, under a line of headings."""
-    head = ["candidate", "vocabulary", "corpus", "coverage", "bytes/token", "tokens/word", "used"]
-    body = [
-        [
-            f"{row['candidate']:,}",
-            f"{row['vocab_size']:,}",
-            row["corpus"],
-            *(_number(row[name], form) for name, form in _FORMS.items()),
-        ]
-        for row in rows
-    ]
-    widths = [max(len(line[i]) for line in (head, *body)) for i in range(len(head))]
-    return "\n".join(
-        "  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in (head, *body)
-    )
-
-
-_FORMS = {"coverage": ".1%", "bytes_per_token": ".2f", "fertility": ".3f", "used": ".1%"}
-
-
-def _number(value: float | None, form: str) -> str:
-    return "-" if value is None else format(value, form)

@@ -12,12 +12,15 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from pydantic import Field, NonNegativeInt
 from tokenizers import Tokenizer
 
 from lethe.config import Config, Source, UserError, validate
 from lethe.corpora.parquet import read_manifest
 from lethe.files import fingerprint, sha256, whole, write_json
+from lethe.tokens.encode import Difference, DisagreementError, Fast, reference
 from lethe.tokens.tokenizer import (
     EOS_ID,
     TokenizerConfig,
@@ -106,30 +109,53 @@ def token_dtype(tokenizer: Tokenizer) -> np.dtype:
     return np.dtype("<u2" if tokenizer.get_vocab_size() <= 1 << 16 else "<u4")
 
 
-def encode_part(part: Path, tokenizer: Tokenizer, path: Path) -> None:
-    """Encode one Parquet part of a corpus into `path`, flat ids; its `Counts` go to `path`.json, written last."""
-    documents = tokens = size = 0
+def encode_part(part: Path, tokenizer: Tokenizer, path: Path, fast: Fast | None = None) -> str | None:
+    """Encode one Parquet part of a corpus into `path`, flat ids; its `Counts` go to `path`.json, written last.
+
+    The bytes are the same with and without `fast`: where it disagrees with the tokenizer on a document that is
+    checked, the whole part is encoded by the tokenizer, and a line that says so is returned.
+    """
+    try:
+        counts, note = _encode_part(part, tokenizer, path, fast), None
+    except DisagreementError as error:
+        assert fast is not None
+        note = f"{part}: encoded with tokenizers: {fast.name} gives other ids on {_place(part, error.difference)}"
+        counts = _encode_part(part, tokenizer, path, None)
+    write_json(path.with_suffix(".json"), counts.model_dump())
+    return note
+
+
+def _encode_part(part: Path, tokenizer: Tokenizer, path: Path, fast: Fast | None) -> Counts:
+    documents = tokens = size = row = 0
+    dtype = token_dtype(tokenizer)
     with whole(path) as temporary, temporary.open("wb") as file:
         for batch in text_batches(part):
-            texts = [text for text in batch.to_pylist() if text]
-            ids = _encode(texts, tokenizer)
+            texts = [text or "" for text in batch.to_pylist()]
+            encoded = fast.encode_checked(texts, part.name, row) if fast else reference(tokenizer, texts)
+            kept = [ids for ids in encoded if len(ids)]
+            ids = _with_ends(kept, dtype)
             file.write(ids.data)
-            documents, tokens = documents + len(texts), tokens + len(ids)
-            size += sum(len(text.encode()) for text in texts)
-    counts = Counts(documents=documents, tokens=tokens, bytes=size)
-    write_json(path.with_suffix(".json"), counts.model_dump())
+            documents, tokens = documents + len(kept), tokens + len(ids)
+            size += pc.sum(pc.binary_length(batch)).as_py() or 0
+            row += len(texts)
+    return Counts(documents=documents, tokens=tokens, bytes=size)
 
 
-def _encode(texts: list[str], tokenizer: Tokenizer) -> np.ndarray:
-    """The ids of documents that are not empty, each followed by `<eos>`: `token_dtype` [tokens]."""
-    ids: list[int] = []
-    for encoding in tokenizer.encode_batch_fast(texts):
-        ids.extend(encoding.ids)
-        ids.append(EOS_ID)
-    result = np.array(ids, dtype=token_dtype(tokenizer))
-    if np.count_nonzero(result == EOS_ID) != len(texts):
+def _with_ends(documents: list[np.ndarray], dtype: np.dtype) -> np.ndarray:
+    """The ids of documents, each followed by `<eos>`: `dtype` [tokens]."""
+    end = np.full(1, EOS_ID, np.uint32)
+    result = np.concatenate([end[:0], *(piece for ids in documents for piece in (ids, end))]).astype(dtype)
+    if np.count_nonzero(result == EOS_ID) != len(documents):
         raise RuntimeError("a document holds <eos>: the tokenizer did not come from load_tokenizer")
     return result
+
+
+def _place(part: Path, difference: Difference) -> str:
+    """The document of a part as people find it: by its id, or by its row where there are no ids."""
+    row, where = difference.document, f"from byte {difference.byte:,} of its text on"
+    if "id" not in pq.read_schema(part).names:
+        return f"row {row:,}, {where}"
+    return f"row {row:,}, {pq.read_table(part, columns=['id'])['id'][row]}, {where}"
 
 
 def encoded_path(root: Path, corpus: str, split: str, part: Path) -> Path:

@@ -2,13 +2,13 @@
 
 import json
 import re
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pydantic import Field, PositiveInt
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
@@ -17,11 +17,12 @@ from lethe.config import Config, UserError
 from lethe.corpora.parquet import read_manifest
 from lethe.files import fingerprint, sha256, write_json
 
-TOKENIZER_VERSION = 1
+TOKENIZER_VERSION = 2
 EOS = "<eos>"
 EOS_ID = 0
 BYTE_ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())  # the character that stands for each of the 256 bytes
-SMALLEST_VOCABULARY = 320
+SMALLEST_VOCABULARY, LARGEST_VOCABULARY = 320, 1_000_000
+HELD_OUT_ONE_IN = 20
 
 _BYTE_LEVEL = {"type": "ByteLevel", "trim_offsets": True, "use_regex": True}
 # Everything of a tokenizer.json but vocabulary and merges. Each part is fixed, for a normalizer or another splitter
@@ -60,7 +61,7 @@ _MODEL: dict[str, Any] = {
 _LONG_RUN = re.compile(r"\S{1000,}|\s{1000,}")
 
 
-Size = Annotated[int, Field(ge=SMALLEST_VOCABULARY, le=1_000_000)]
+Size = Annotated[int, Field(ge=SMALLEST_VOCABULARY, le=LARGEST_VOCABULARY)]
 
 
 class TokenizerConfig(Config):
@@ -68,15 +69,15 @@ class TokenizerConfig(Config):
 
     vocab_size: Size = Field(32768, description="upper bound on the number of ids; above 65,536 a token takes 4 bytes")
     candidates: list[Size] = Field(
-        [], description="sizes to compare with vocab_size; default: an eighth, a quarter and a half of it"
+        [], description="sizes to compare with vocab_size; default: an eighth, a quarter, a half and twice it"
     )
     sample_bytes: PositiveInt = Field(200_000_000, description="text to train on, an equal share from each corpus")
 
     @property
     def sizes(self) -> list[int]:
         """Every size to analyse, ascending."""
-        parts = (self.vocab_size // divisor for divisor in (8, 4, 2))
-        candidates = self.candidates or [size for size in parts if size >= SMALLEST_VOCABULARY]
+        around = (self.vocab_size * 2 // divisor for divisor in (16, 8, 4, 1))
+        candidates = self.candidates or [size for size in around if SMALLEST_VOCABULARY <= size <= LARGEST_VOCABULARY]
         return sorted({*candidates, self.vocab_size})
 
 
@@ -112,43 +113,49 @@ def parts(corpus: Path, split: str) -> list[Path]:
 
 
 def text_batches(part: Path) -> Iterator[pa.StringArray]:
-    """The `text` column of one Parquet file, as string arrays of at most 1,000 rows."""
+    """The `text` column of one Parquet file, as string arrays of at most 1,000 rows and a row group."""
     with pq.ParquetFile(part) as file:
-        for batch in file.iter_batches(batch_size=1000, columns=["text"], use_threads=False):
-            yield batch.column(0)
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(1000, row_groups=[group], columns=["text"], use_threads=False):
+                yield batch.column(0)
 
 
 def training_text(corpora: dict[str, Path], sample_bytes: int) -> Iterator[str]:
     """Training documents of all corpora, the same number of bytes from each, evenly spread over it.
 
     A corpus gives `sample_bytes / len(corpora)`, or what the smallest corpus has: a vocabulary that favours one
-    corpus would bias the comparison of what a model loses on each. Unbroken runs of 1,000 characters (no spaces, or
-    nothing else) are left out. Raises UserError for a corpus without training text.
+    corpus would bias the comparison of what a model loses on each. Left out are the pages that `is_held_out` names,
+    and unbroken runs of 1,000 characters (no spaces, or nothing else). Raises UserError for a corpus without training
+    text.
     """
-    available = {name: _bytes_of_text(folder) for name, folder in sorted(corpora.items())}
+    available = {name: sum(map(len, _sampled(folder))) for name, folder in sorted(corpora.items())}
     for name, size in available.items():
         if size == 0:
             raise UserError(f"{corpora[name]}: found no text in its train split; a tokenizer needs some of each corpus")
     quota = min(sample_bytes // len(corpora), *available.values())
     for name, size in available.items():
         seen = taken = 0
-        for document in _documents(corpora[name]):
-            length = len(document.encode())
+        for page in _sampled(corpora[name]):
             if taken * size <= seen * quota:
-                taken += length
-                yield from filter(None, _LONG_RUN.split(document))
-            seen += length
+                taken += len(page)
+                yield from filter(None, _LONG_RUN.split(page.decode()))
+            seen += len(page)
 
 
-def _documents(corpus: Path) -> Iterator[str]:
-    for part in parts(corpus, "train"):
+def is_held_out(page: bytes) -> bool:
+    """Whether the tokenizer's training leaves out a page of the train split, in UTF-8: one in 20, by its text alone."""
+    return zlib.crc32(page) % HELD_OUT_ONE_IN == 0
+
+
+def pages(corpus: Path, split: str) -> Iterator[bytes]:
+    """The texts of a corpus folder's split that are not empty, in order, in UTF-8."""
+    for part in parts(corpus, split):
         for batch in text_batches(part):
-            yield from filter(None, batch.to_pylist())
+            yield from filter(None, batch.cast(pa.binary()).to_pylist())
 
 
-def _bytes_of_text(corpus: Path) -> int:
-    batches = (batch for part in parts(corpus, "train") for batch in text_batches(part))
-    return sum(pc.sum(pc.binary_length(batch)).as_py() or 0 for batch in batches)
+def _sampled(corpus: Path) -> Iterator[bytes]:
+    return (page for page in pages(corpus, "train") if not is_held_out(page))
 
 
 def train(texts: Iterator[str], vocab_size: int) -> Tokenizer:
@@ -265,7 +272,12 @@ def model_vocab(tokenizer: Tokenizer) -> int:
     The rows above the tokenizer's own size are padding, for the speed of the matrix product: no text holds their ids,
     and they must never be sampled.
     """
-    return -(-tokenizer.get_vocab_size() // 64) * 64
+    return padded(tokenizer.get_vocab_size())
+
+
+def padded(vocab_size: int) -> int:
+    """Rows of the embedding of a model for a tokenizer of this size."""
+    return -(-vocab_size // 64) * 64
 
 
 def byte_lengths(tokenizer: Tokenizer) -> np.ndarray:

@@ -1,0 +1,109 @@
+"""The URL index of a grid's source: where every page lies, on which site, and how long it is. Reads no text.
+
+python -m ray_jobs.index CONFIG [key=value ...], CONFIG a grid's YAML. Run again, it goes on where it was stopped.
+"""
+
+import logging
+import time
+from collections import Counter
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from grid.progress import SECONDS_BETWEEN_LINES, say
+from grid.spec import load_grid
+from lethe.config import UserError
+from lethe.corpora.index import Index, index_unit
+from lethe.corpora.source import OnBadFile, Unit, open_source
+from lethe.program import parser, run_program
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MAX_BLOCKS = 1000  # of a Ray Data set; each has its cost, and a task may index several units
+
+
+def build(source: str, storage: Path, on_bad_file: OnBadFile = "refuse") -> Index:
+    """The finished index of a source, made where it is not there yet; returns at once, without Ray, when it is.
+
+    Raises UserError for a source that cannot be read.
+    """
+    index = Index(open_source(source, storage, on_bad_file), storage)
+    if index.manifest is None:
+        index.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(index.root / f".{index.fingerprint}.lock"):
+            if index.manifest is None:  # another program may have finished it while this one waited
+                if missing := index.missing_units():
+                    _index(missing, index)
+                index.finish()
+    index.name_newest()
+    return index
+
+
+def _index(units: list[Unit], index: Index) -> None:
+    """Index units in parallel; rows never travel, each task writes its own file."""
+    from grid.cluster import ensure_ray
+
+    ensure_ray()
+    import ray
+
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
+    items = ray.data.from_items([unit._asdict() for unit in units], override_num_blocks=min(len(units), MAX_BLOCKS))
+    task = partial(_index_one, folder=index.folder, on_bad_file=index.source.on_bad_file)
+    indexed = items.map_batches(task, batch_size=1, batch_format="pyarrow")
+    total, done, problems = sum(unit.rows for unit in units), 0, []
+    started = printed = time.monotonic()
+    for row in indexed.iter_rows():
+        done += row["rows"]
+        problems += [row["problem"]] if row["problem"] else []
+        if time.monotonic() - printed >= SECONDS_BETWEEN_LINES:
+            printed = time.monotonic()
+            left = (printed - started) * (total - done) / done
+            say(f"indexed {done:,} of {total:,} rows, {done / (printed - started):,.0f} a second, {left:.0f} s left")
+    if problems:
+        raise UserError("\n".join(sorted(problems)))
+
+
+def _index_one(batch: "pa.Table", folder: Path, on_bad_file: OnBadFile) -> "pa.Table":
+    """One unit; what a user can mend is handed back, for an exception would arrive wrapped in Ray's own."""
+    import pyarrow as pa
+
+    (row,) = batch.to_pylist()
+    problem = ""
+    try:
+        index_unit(Unit(**row), folder, on_bad_file)
+    except UserError as error:
+        problem = str(error)
+    return pa.table({"rows": [row["rows"]], "problem": [problem]})
+
+
+def summary(index: Index) -> str:
+    """What a finished index holds, in a few lines."""
+    manifest = index.manifest
+    assert manifest is not None, f"{index.folder} is not finished"
+    counts = Counter(manifest["counts"])
+    missing = {name: counts[name] for name in ("no_url", "no_host", "no_registrable_domain", "no_token_count")}
+    missing["bad_utf8"] = counts["bad_utf8"]
+    odd = ", ".join(f"{name} {count:,}" for name, count in missing.items() if count) or "none"
+    size = sum(file["bytes"] for file in manifest["files"].values())
+    skipped = [f"skipped {name}: {problem}\n" for name, problem in manifest["skipped"].items()]
+    return (
+        f"{''.join(skipped)}{counts['rows']:,} rows, {counts['tokens']:,} tokens in {len(index.source.files):,} files\n"
+        f"rows without a part: {odd}\n"
+        f"index  {index.folder}  ({len(manifest['files']):,} files, {size / 1e6:,.1f} MB)"
+    )
+
+
+def main(argv: list[str]) -> int:
+    """See the module's docstring."""
+    arguments = parser(__doc__).parse_intermixed_args(argv)
+    grid = load_grid(arguments.config, arguments.overrides)
+    print(summary(build(grid.source, grid.storage, grid.on_bad_file)))
+    return 0
+
+
+if __name__ == "__main__":
+    run_program(main)
