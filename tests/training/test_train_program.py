@@ -52,7 +52,7 @@ def program(tmp_path: Path, toy_tokens: TokenData):
 
 
 def finish(process: subprocess.Popen[str]) -> str:
-    output, _ = process.communicate(timeout=200)
+    output, _ = process.communicate(timeout=400)
     assert process.returncode == 0, output
     return output
 
@@ -138,6 +138,7 @@ def test_twenty_kills_at_random_steps_change_no_bit(program, tmp_path, ranks):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_compiled_it_trains_alike_resumes_exactly_and_compiles_once(program, tmp_path, monkeypatch, ranks):
     cache = tmp_path / "cache"
