@@ -6,7 +6,6 @@ ambiguous; ambiguous pages are left out. The last line is one JSON object: corpu
 
 import argparse
 import json
-import math
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,12 +18,12 @@ import pyarrow.parquet as pq
 
 from lethe.config import UserError, named, read_yaml, validate
 from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.prevalence import Share, wilson
 from lethe.corpora.select import select
 from lethe.corpora.source import open_source, read_pages
 from lethe.program import run_program
 
 COLUMNS = ["id", "domain", "source", "ambiguous"]
-Z = 1.959964  # of a 95 % interval
 
 
 def main(argv: list[str]) -> int:
@@ -99,13 +98,9 @@ def _figures(predicted: np.ndarray, true: np.ndarray) -> dict[str, Any] | None:
     }
 
 
-def interval(hits: int, n: int) -> tuple[float, float, float] | None:
-    """A share and its 95 % interval (Wilson 1927); None of nothing."""
-    if n == 0:
-        return None
-    share = hits / n
-    middle, half = share + Z**2 / (2 * n), Z * math.sqrt(share * (1 - share) / n + Z**2 / (4 * n**2))
-    return share, (middle - half) / (1 + Z**2 / n), (middle + half) / (1 + Z**2 / n)
+def interval(hits: int, n: int) -> Share | None:
+    """A share and its 95 % interval; None of nothing."""
+    return wilson(hits / n, n) if n else None
 
 
 def table(figures: dict[str, dict[str, dict[str, Any]]]) -> str:

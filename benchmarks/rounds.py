@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.trainers import OURS, Trainer
-from lethe.training.machine import keep_large_buffers
+from lethe.training.machine import M_MMAP_MAX, M_TOP_PAD, M_TRIM_THRESHOLD, keep_large_buffers
 
 WARM_UP = 2  # steps of each trainer before anything is timed
 PROOF = 20  # steps of each trainer, on the same rows, whose losses must fall alike; the warm-up and rounds among them
 GEMM = 2048  # rows and columns of the probe
-# glibc's mallopt (malloc.h), and where its own adaptive defaults end up once buffers of 32 MB have been freed.
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_THRESHOLD, M_MMAP_MAX = -1, -2, -3, -4
+M_MMAP_THRESHOLD = -3  # of glibc's mallopt (malloc.h)
+# Where its own adaptive settings end up once buffers of 32 MB have been freed.
 GLIBC_DEFAULTS = ((M_MMAP_MAX, 65536), (M_MMAP_THRESHOLD, 2**25), (M_TRIM_THRESHOLD, 2**26), (M_TOP_PAD, 2**17))
 
 Rows = Callable[[int], Tensor]

@@ -3,7 +3,6 @@
 import json
 import os
 import shutil
-from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,12 +25,7 @@ def check_budgets(tree: Tree, data: TokenData) -> None:
     Where more epochs than one are allowed and needed, say so.
     """
     allowed, problems, warned = tree.grid.stage.max_epochs, [], set[str]()
-    need: Counter[tuple[str, int]] = Counter()
-    for stage in tree.stages.values():
-        for corpus, windows in stage.drawn.items():
-            point = corpus, stage.model.context
-            need[point] = max(need[point], stage.offsets.get(corpus, 0) + windows)
-    for (corpus, context), windows in sorted(need.items()):
+    for (corpus, context), windows in sorted(tree.reads.items()):
         have = data.split(corpus, "train").windows(context)
         if windows > allowed * have:
             problems.append(

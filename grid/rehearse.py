@@ -19,9 +19,10 @@ from grid.spec import Grid, Part
 from grid.tree import Tree, memory_of
 from lethe.config import UserError
 from lethe.devices import readable, room
+from lethe.evaluation.losses import unigram_entropy
 from lethe.files import write_json
 from lethe.model.cost import parameters
-from lethe.tokens.shards import TokenData, TokenSplit
+from lethe.tokens.shards import TokenData
 from lethe.training.stage import Stage
 from lethe.training.store import StageStore
 
@@ -170,20 +171,6 @@ def verdict(model: dict[str, Any], status: str, reason: str | None) -> str:
             f"({model['device']})"
         )
     return "; ".join(problems) or "ok"
-
-
-def unigram_entropy(split: TokenSplit, vocab_size: int) -> float:
-    """Nats a token of the split's ids, each drawn by its frequency: the loss of a model that knows no context.
-
-    Reads windows of 1,024 tokens, a few million tokens at a time; what does not fill the last window is left out.
-    """
-    context = min(1024, split.tokens - 1)
-    windows, counts = split.windows(context), np.zeros(vocab_size, dtype=np.int64)
-    for start in range(0, windows, 4096):
-        rows = split.read(np.arange(start, min(start + 4096, windows)), context)
-        counts += np.bincount(rows[:, 1:].ravel(), minlength=vocab_size)
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
 
 
 def estimate(

@@ -31,6 +31,16 @@ class Tree:
         return {identity: cell.model for cell in self.cells for identity in needed_stages(cell)}
 
     @cached_property
+    def reads(self) -> dict[tuple[str, int], int]:
+        """By corpus and context, the most windows that one sequence reads."""
+        most: Counter[tuple[str, int]] = Counter()
+        for stage in self.stages.values():
+            for corpus, windows in stage.drawn.items():
+                point = corpus, stage.model.context
+                most[point] = max(most[point], stage.offsets.get(corpus, 0) + windows)
+        return dict(most)
+
+    @cached_property
     def carried(self) -> frozenset[str]:
         """The stages whose optimizer state a later stage carries on."""
         return frozenset(s.parent.identity for s in self.stages.values() if s.parent and s.carries)

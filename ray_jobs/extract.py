@@ -3,17 +3,13 @@
 python -m ray_jobs.extract CONFIG [key=value ...], CONFIG a grid's YAML. Run again, it goes on where it was stopped.
 """
 
-import logging
-import sys
-import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import pyarrow as pa
 from filelock import FileLock
 
-from grid.progress import SECONDS_BETWEEN_LINES, clock, say
+from grid.progress import say
 from grid.spec import Grid, load_grid
 from lethe.config import UserError
 from lethe.corpora.domains import CorpusConfig
@@ -24,8 +20,7 @@ from lethe.corpora.parquet import read_manifest
 from lethe.corpora.remote import BrokenSourceError
 from lethe.corpora.source import OnBadFile, Unit, open_source
 from lethe.program import parser, run_program
-
-MAX_BLOCKS = 1000  # of a Ray Data set; each has its cost, and a task may scan several units
+from ray_jobs.units import Row, RowProgress, each_unit
 
 
 def extract(
@@ -52,81 +47,32 @@ def extract(
 
 
 def _scan(units: list[Unit], extraction: Extraction) -> None:
-    """Scan units in parallel; pages never travel, each task writes its own file.
-
-    Damaged files are all named at once, a source that does not answer as soon as it is known.
-    """
-    from grid.cluster import ensure_ray
-
-    ensure_ray()
-    import ray
-
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    items = ray.data.from_items([unit._asdict() for unit in units], override_num_blocks=min(len(units), MAX_BLOCKS))
+    """Damaged files are all named at once, a source that does not answer as soon as it is known."""
+    progress, problems = RowProgress("scanned", sum(unit.rows for unit in units)), []
     scan = partial(
         _scan_one,
         corpora=extraction.corpora,
         scratch=extraction.scratch,
         on_bad_file=extraction.source.on_bad_file,
     )
-    progress = ScanProgress(sum(unit.rows for unit in units))
-    problems = []
-    for row in items.map_batches(scan, batch_size=1, batch_format="pyarrow").iter_rows():
+    for row in each_unit([unit._asdict() for unit in units], scan):
         if row["broken"]:
             raise UserError(row["problem"])
         if row["problem"]:
             problems.append(row["problem"])
-        progress.scanned(row["rows"], row["bytes"], row["kept"])
+        progress.done(row["rows"], row["bytes"], row["kept"])
     progress.end()
     if problems:
         raise UserError("\n".join(sorted(problems)))
 
 
-def _scan_one(batch: pa.Table, corpora: Mapping[str, CorpusConfig], scratch: Path, on_bad_file: OnBadFile) -> pa.Table:
-    """One unit; what a user can mend is handed back, for an exception would arrive wrapped in Ray's own."""
-    (row,) = batch.to_pylist()
-    done = {"rows": row["rows"], "bytes": 0, "kept": 0, "problem": "", "broken": False}
+def _scan_one(unit: Row, corpora: Mapping[str, CorpusConfig], scratch: Path, on_bad_file: OnBadFile) -> Row:
+    done = {"rows": unit["rows"], "bytes": 0, "kept": 0, "problem": "", "broken": False}
     try:
-        manifest = scan_unit(Unit(**row), corpora, scratch, on_bad_file)
-        done |= {"bytes": manifest["bytes"], "kept": manifest["kept"]}
+        manifest = scan_unit(Unit(**unit), corpora, scratch, on_bad_file)
+        return done | {"bytes": manifest["bytes"], "kept": manifest["kept"]}
     except UserError as error:
-        done |= {"problem": str(error), "broken": isinstance(error, BrokenSourceError)}
-    return pa.Table.from_pylist([done])
-
-
-class ScanProgress:
-    """Rows, MB/s of decoded pages, kept and time left, on standard error.
-
-    One line that is written over on a terminal, else a line every few seconds.
-    """
-
-    def __init__(self, rows: int) -> None:
-        self.total, self.rows, self.bytes, self.kept = rows, 0, 0, 0
-        self.live = sys.stderr.isatty()
-        self.started = self.printed = time.monotonic()
-
-    def scanned(self, rows: int, size: int, kept: int) -> None:
-        """A unit is done."""
-        self.rows, self.bytes, self.kept = self.rows + rows, self.bytes + size, self.kept + kept
-        if self.live or time.monotonic() - self.printed >= SECONDS_BETWEEN_LINES:
-            self._print()
-
-    def end(self) -> None:
-        """All units are done."""
-        self._print()
-        if self.live:
-            print(file=sys.stderr)
-
-    def _print(self) -> None:
-        self.printed = time.monotonic()
-        elapsed = self.printed - self.started
-        left = f", about {clock(elapsed * (self.total - self.rows) / self.rows)} left" if self.rows else ""
-        text = (
-            f"[{clock(elapsed)}{left}] scanned {self.rows:,} of {self.total:,} rows, "
-            f"{self.bytes / 1e6 / max(elapsed, 1e-9):,.1f} MB/s, kept {self.kept:,}"
-        )
-        print(f"\r\x1b[K{text}" if self.live else text, end="" if self.live else "\n", file=sys.stderr, flush=True)
+        return done | {"problem": str(error), "broken": isinstance(error, BrokenSourceError)}
 
 
 def summary(folders: Mapping[str, Path]) -> str:

@@ -3,26 +3,18 @@
 python -m ray_jobs.index CONFIG [key=value ...], CONFIG a grid's YAML. Run again, it goes on where it was stopped.
 """
 
-import logging
-import time
 from collections import Counter
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from grid.progress import SECONDS_BETWEEN_LINES, say
 from grid.spec import load_grid
 from lethe.config import UserError
 from lethe.corpora.index import Index, index_unit
 from lethe.corpora.source import OnBadFile, Unit, open_source
 from lethe.program import parser, run_program
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-MAX_BLOCKS = 1000  # of a Ray Data set; each has its cost, and a task may index several units
+from ray_jobs.units import Row, RowProgress, each_unit
 
 
 def build(source: str, storage: Path, on_bad_file: OnBadFile = "refuse") -> Index:
@@ -43,41 +35,23 @@ def build(source: str, storage: Path, on_bad_file: OnBadFile = "refuse") -> Inde
 
 
 def _index(units: list[Unit], index: Index) -> None:
-    """Index units in parallel; rows never travel, each task writes its own file."""
-    from grid.cluster import ensure_ray
-
-    ensure_ray()
-    import ray
-
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    items = ray.data.from_items([unit._asdict() for unit in units], override_num_blocks=min(len(units), MAX_BLOCKS))
+    """Index units in parallel."""
     task = partial(_index_one, folder=index.folder, on_bad_file=index.source.on_bad_file)
-    indexed = items.map_batches(task, batch_size=1, batch_format="pyarrow")
-    total, done, problems = sum(unit.rows for unit in units), 0, []
-    started = printed = time.monotonic()
-    for row in indexed.iter_rows():
-        done += row["rows"]
+    progress, problems = RowProgress("indexed", sum(unit.rows for unit in units)), []
+    for row in each_unit([unit._asdict() for unit in units], task):
         problems += [row["problem"]] if row["problem"] else []
-        if time.monotonic() - printed >= SECONDS_BETWEEN_LINES:
-            printed = time.monotonic()
-            left = (printed - started) * (total - done) / done
-            say(f"indexed {done:,} of {total:,} rows, {done / (printed - started):,.0f} a second, {left:.0f} s left")
+        progress.done(row["rows"])
+    progress.end()
     if problems:
         raise UserError("\n".join(sorted(problems)))
 
 
-def _index_one(batch: "pa.Table", folder: Path, on_bad_file: OnBadFile) -> "pa.Table":
-    """One unit; what a user can mend is handed back, for an exception would arrive wrapped in Ray's own."""
-    import pyarrow as pa
-
-    (row,) = batch.to_pylist()
-    problem = ""
+def _index_one(unit: Row, folder: Path, on_bad_file: OnBadFile) -> Row:
     try:
-        index_unit(Unit(**row), folder, on_bad_file)
+        index_unit(Unit(**unit), folder, on_bad_file)
+        return {"rows": unit["rows"], "problem": ""}
     except UserError as error:
-        problem = str(error)
-    return pa.table({"rows": [row["rows"]], "problem": [problem]})
+        return {"rows": unit["rows"], "problem": str(error)}
 
 
 def summary(index: Index) -> str:

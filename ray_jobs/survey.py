@@ -47,10 +47,8 @@ def survey(grid: Grid, rows: int) -> tuple[dict[str, Any], Path]:
 def _plan(grid: Grid) -> Plan:
     """The models' parameters, and the most training tokens that one sequence reads of each corpus."""
     tokens: dict[str, int] = defaultdict(int)
-    for stage in Tree(grid).stages.values():
-        for corpus, windows in stage.drawn.items():
-            read = (stage.offsets.get(corpus, 0) + windows) * stage.model.context
-            tokens[corpus] = max(tokens[corpus], read)
+    for (corpus, context), windows in Tree(grid).reads.items():
+        tokens[corpus] = max(tokens[corpus], windows * context)
     sizes = {name: parameters(model, grid.tokenizer.vocab_size) for name, model in grid.models.items()}
     return Plan(sizes, dict(sorted(tokens.items())), grid.stage.max_epochs)
 

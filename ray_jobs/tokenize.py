@@ -3,15 +3,12 @@
 The corpora are extracted first where they are missing. What is finished is not made again.
 """
 
-import logging
 import os
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from grid.cluster import ensure_ray
 from grid.progress import say
 from grid.spec import load_grid
 from lethe.files import write_json
@@ -31,11 +28,7 @@ from lethe.tokens.shards import (
     tokens_folder,
 )
 from lethe.tokens.tokenizer import TokenizerConfig, finished_tokenizer, load_tokenizer, parts
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-Unit = dict[str, str]
+from ray_jobs.units import Row, each_unit
 
 
 def main(argv: list[str]) -> int:
@@ -97,7 +90,7 @@ def _make_shards(root: Path, corpora: dict[str, Path], tokenizer: Path) -> None:
     shutil.rmtree(root / PARTIAL, ignore_errors=True)
 
 
-def _units(root: Path, corpora: dict[str, Path], tokenizer: Path) -> list[Unit]:
+def _units(root: Path, corpora: dict[str, Path], tokenizer: Path) -> list[Row]:
     """The parts that are still to be encoded, each to a file of its own."""
     file = tokenizer / "tokenizer.json"
     dtype = token_dtype(load_tokenizer(file))
@@ -110,28 +103,17 @@ def _units(root: Path, corpora: dict[str, Path], tokenizer: Path) -> list[Unit]:
     ]
 
 
-def _encode(units: list[Unit]) -> None:
+def _encode(units: list[Row]) -> None:
     say(f"encoding {len(units)} parts of the corpora {encoders(Path(units[0]['tokenizer'])).how}")
-    ensure_ray()
-    import ray.data
-
-    logging.getLogger("ray.data").setLevel(logging.ERROR)
-    ray.data.DataContext.get_current().enable_progress_bars = False
-    dataset = ray.data.from_items(units, override_num_blocks=len(units))
-    for unit in dataset.map_batches(_encode_unit, batch_size=1, batch_format="pyarrow").iter_rows():
-        if unit["note"]:
-            say(unit["note"])
+    for done in each_unit(units, _encode_unit):
+        if done["note"]:
+            say(done["note"])
 
 
-def _encode_unit(batch: "pa.Table") -> "pa.Table":
+def _encode_unit(unit: Row) -> Row:
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # a worker has one core
-    import pyarrow as pa
-
-    notes = []
-    for unit in batch.to_pylist():
-        tokenizer, fast, _ = encoders(Path(unit["tokenizer"]))
-        notes.append(encode_part(Path(unit["part"]), tokenizer, Path(unit["path"]), fast))
-    return pa.table({"note": pa.array(notes, pa.string())})
+    tokenizer, fast, _ = encoders(Path(unit["tokenizer"]))
+    return {"note": encode_part(Path(unit["part"]), tokenizer, Path(unit["path"]), fast) or ""}
 
 
 if __name__ == "__main__":

@@ -1,12 +1,17 @@
 """Fixtures of several rooms: small token shards, made once a run by the project's own code."""
 
+import json
 import random
 import shutil
+import textwrap
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 
+import lethe.interventions
 from lethe.corpora.parquet import PartWriter
 from lethe.files import write_json
 from lethe.tokens.shards import PARTIAL, TokenData, encode_part, encoded_path, join_parts
@@ -55,3 +60,74 @@ def write_toy_tokens(root: Path, documents: int = 120) -> Path:
 @pytest.fixture(scope="session")
 def toy_tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
     return TokenData(write_toy_tokens(tmp_path_factory.mktemp("toy")))
+
+
+@pytest.fixture
+def browser(tmp_path: Path) -> Iterator[Any]:
+    """A headless Chromium that logs what it complains of and what it asks for; skips where there is none."""
+    webdriver = pytest.importorskip("selenium.webdriver")
+    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
+    if not driver or not chromium:
+        pytest.skip("needs Chromium and its driver")
+    options = webdriver.ChromeOptions()
+    options.binary_location = chromium
+    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run"):
+        options.add_argument(f"--{argument}")
+    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
+    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as opened:
+        yield opened
+
+
+@pytest.fixture
+def asked() -> Callable[[Any], list[str]]:
+    """Gives the addresses that a browser asked for since the last time, but for those inside it."""
+
+    def urls(browser: Any) -> list[str]:
+        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+        found = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
+        return [url for url in found if not url.startswith(("chrome:", "data:"))]
+
+    return urls
+
+
+GROW = """
+    import torch
+    from torch import nn
+    from lethe.interventions.interface import Intervention
+
+    class Grown(nn.Module):
+        def __init__(self, trunk):
+            super().__init__()
+            self.trunk = trunk.requires_grad_(False)
+            self.bias = nn.Parameter(torch.zeros(trunk.embedding.weight.shape[0]))
+
+        def forward(self, ids):
+            return self.trunk(ids) + self.bias
+
+    class Grow(Intervention):
+        reshapes = True
+
+        def at_switch(self, model):
+            return Grown(model)
+
+        def learning_rates(self, model):
+            return {name: 0.0 for name, _ in model.named_parameters() if name.startswith("trunk.")}
+
+        def tensors(self, model):
+            return {"bias": model.bias}
+"""
+
+
+@pytest.fixture
+def add_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict[str, str]], None]:
+    """Makes interventions of one's own, by kind the text of its file; `grow`, which reshapes the model, is there."""
+
+    def add(kinds: dict[str, str]) -> None:
+        folder = tmp_path / "kinds"
+        folder.mkdir()
+        for name, text in {"grow": GROW, **kinds}.items():
+            (folder / f"{name}.py").write_text(textwrap.dedent(text))
+        monkeypatch.setattr(lethe.interventions, "__path__", [*lethe.interventions.__path__, str(folder)])
+
+    return add

@@ -5,7 +5,6 @@ import os
 import shutil
 import subprocess
 import sys
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from typing import Any
 import pytest
 import torch
 
-import lethe.interventions
 from lethe.checkpoint import Checkpoint, open_checkpoint
 from lethe.config import UserError
 from lethe.export import main, whole_folder, write
@@ -167,45 +165,19 @@ def test_what_fails_half_way_leaves_nothing(tmp_path: Path) -> None:
     assert list((tmp_path / "a").iterdir()) == []
 
 
-GROW = """
-    import torch
-    from torch import nn
-    from lethe.interventions.interface import Intervention
-
-    class Grown(nn.Module):
-        def __init__(self, trunk):
-            super().__init__()
-            self.trunk = trunk.requires_grad_(False)
-            self.bias = nn.Parameter(torch.zeros(trunk.embedding.weight.shape[0]))
-
-        def forward(self, ids):
-            return self.trunk(ids) + self.bias
-
-    class Grow(Intervention):
-        reshapes = True
-
-        def at_switch(self, model):
-            return Grown(model)
-
-        def tensors(self, model):
-            return {"bias": model.bias}
-"""
-
-
 def test_a_model_of_another_architecture_is_refused(
-    job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    job: Job, tmp_path: Path, add_kinds, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Also where the stage that changed it is an earlier one; looking at such a stage goes on working."""
-    (tmp_path / "grow_test.py").write_text(textwrap.dedent(GROW))
-    monkeypatch.setattr(lethe.interventions, "__path__", [*lethe.interventions.__path__, str(tmp_path)])
+    add_kinds({})
     given = job.stage.model_dump() | {"tokens": 2 * 8 * 48}
-    grown = Stage(**given | {"parent": job.stage, "intervention": {"kind": "grow_test"}})
+    grown = Stage(**given | {"parent": job.stage, "intervention": {"kind": "grow"}})
     later = Stage(**given | {"parent": grown})
     for stage in (grown, later):
         own = replace(job, stage=stage)
         run_stage(own, Worker())
         folder = str(job.store.folder(own.key))
-        with pytest.raises(UserError, match=f"{own.key}: intervention: found 'grow_test', which changes the model's"):
+        with pytest.raises(UserError, match=f"{own.key}: intervention: found 'grow', which changes the model's"):
             main(["--checkpoint", folder, "--out", str(tmp_path / "out")])
         assert not (tmp_path / "out").exists()
         assert validate(["--checkpoint", folder, "--prompt", "the", "--tokens", "70"]) == 0

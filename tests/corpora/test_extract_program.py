@@ -11,7 +11,7 @@ from lethe.corpora.extract import Extraction, is_finished, scan_unit
 from lethe.corpora.merge import merge
 from lethe.corpora.source import open_source
 from lethe.files import sha256
-from ray_jobs.extract import ScanProgress
+from ray_jobs.units import RowProgress
 
 GRID = """
 corpora: [food, automotive]
@@ -118,9 +118,9 @@ def test_progress_is_one_line_on_a_terminal(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, live: bool, lines: int
 ) -> None:
     monkeypatch.setattr(sys.stderr, "isatty", lambda: live)
-    progress = ScanProgress(1000)
-    progress.scanned(250, 1_000_000, 10)
-    progress.scanned(750, 1_000_000, 5)
+    progress = RowProgress("scanned", 1000)
+    progress.done(250, 1_000_000, 10)
+    progress.done(750, 1_000_000, 5)
     progress.end()
     said = capsys.readouterr().err
     assert said.count("\n") == lines

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lethe.config import UserError
-from lethe.corpora.prevalence import Block, Sample, draw, share, student, take, wilson
+from lethe.corpora.prevalence import Block, Sample, draw, share, take, wilson
 from lethe.corpora.source import Source, SourceFile, Unit, open_source
 
 
@@ -87,11 +87,6 @@ def test_wilson_against_the_roots_of_its_equation(value: float, count: int, low:
     assert (found.low, found.high) == pytest.approx((low, high), abs=5e-4)
     for bound in (found.low, found.high):
         assert (value - bound) ** 2 == pytest.approx(1.959964**2 * bound * (1 - bound) / count, abs=1e-12)
-
-
-@pytest.mark.parametrize(("freedom", "value"), [(4, 2.776), (7, 2.365), (10, 2.228), (30, 2.042), (120, 1.980)])
-def test_student_against_the_printed_table(freedom: int, value: float) -> None:
-    assert student(freedom) == pytest.approx(value, rel=0.005)
 
 
 UNEVEN = st.lists(st.lists(st.integers(0, 3000), min_size=1, max_size=30), min_size=1, max_size=4)

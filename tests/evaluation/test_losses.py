@@ -1,16 +1,18 @@
 """Held-out losses against a loop over single tokens, and what is held out."""
 
 import math
+from collections import Counter
 
 import numpy as np
 import pytest
 import torch
 
 from lethe.config import UserError
-from lethe.evaluation.losses import evaluate, held_out_rows
+from lethe.evaluation.losses import evaluate, held_out_rows, unigram_entropy
 from lethe.model.build import build_model, initialise
 from lethe.model.config import ModelConfig
 from lethe.model.cost import rows_evaluated_at_once
+from lethe.tokens.shards import TokenData
 from lethe.worker import Worker
 
 VOCAB, CONTEXT = 50, 12
@@ -85,3 +87,13 @@ def test_what_is_held_out_is_spread_evenly_and_fixed():
     assert len(held_out_rows(Split(31), 10, 99)) == 3  # type: ignore[arg-type]
     with pytest.raises(UserError, match="found 10 tokens; allowed: more than the context, 10"):
         held_out_rows(Split(10), 10, 4)  # type: ignore[arg-type]
+
+
+def test_the_unigram_entropy_is_that_of_counting_by_hand(toy_tokens: TokenData):
+    split = toy_tokens.split("food", "train")
+    context = min(1024, split.tokens - 1)
+    ids = split.read(np.arange(split.windows(context)), context)[:, 1:].ravel()
+    counts = Counter(ids.tolist())
+    by_hand = -sum(n / len(ids) * math.log(n / len(ids)) for n in counts.values())
+    assert len(ids) > 0.9 * split.tokens - 1024
+    assert unigram_entropy(split, toy_tokens.vocab_size) == pytest.approx(by_hand)

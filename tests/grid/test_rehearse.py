@@ -1,15 +1,10 @@
 """The rehearsal's parts without Ray: what is trained, what is judged, and what is made of it."""
 
-from collections import Counter
-from math import log
-
-import numpy as np
 import pytest
 
-from grid.rehearse import describe, estimate, is_ok, short_grid, unigram_entropy, verdict
+from grid.rehearse import describe, estimate, is_ok, short_grid, verdict
 from grid.spec import Grid, load_grid
 from grid.tree import Tree
-from lethe.tokens.shards import TokenData
 
 
 def load(*overrides: str) -> Grid:
@@ -19,16 +14,6 @@ def load(*overrides: str) -> Grid:
 def measured(**change: float) -> dict:
     model = {"steps": 200, "loss_untrained": 8.0, "unigram_entropy": 6.0, "loss": 5.0, "peak_bytes": 2**30}
     return model | {"parameters": 1000, "device": "here", "available_bytes": 2**31, "tokens_per_second": 1e3} | change
-
-
-def test_the_unigram_entropy_is_that_of_counting_by_hand(toy_tokens: TokenData):
-    split = toy_tokens.split("food", "train")
-    context = min(1024, split.tokens - 1)
-    ids = split.read(np.arange(split.windows(context)), context)[:, 1:].ravel()
-    counts = Counter(ids.tolist())
-    by_hand = -sum(n / len(ids) * log(n / len(ids)) for n in counts.values())
-    assert len(ids) > 0.9 * split.tokens - 1024
-    assert unigram_entropy(split, toy_tokens.vocab_size) == pytest.approx(by_hand)
 
 
 def test_a_short_stage_is_the_grids_own_cut_to_200_steps():

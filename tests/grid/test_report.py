@@ -1,6 +1,5 @@
 import json
 import math
-import shutil
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -297,29 +296,16 @@ def test_learning_against_forgetting_has_a_point_per_cell():
     assert {t.marker.symbol for t in traces(figure, mode="markers")} == {"circle", "square"}
 
 
-def test_a_real_browser_draws_it_without_network_or_errors(run, tmp_path):
-    webdriver = pytest.importorskip("selenium.webdriver")
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
-    if not driver or not chromium:
-        pytest.skip("needs Chromium and its driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run"):
-        options.add_argument(f"--{argument}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+def test_a_real_browser_draws_it_without_network_or_errors(run, tmp_path, browser, asked):
     hostile = write_report(write_run(tmp_path / "hostile", hostile_rows(), name=HOSTILE))
     pages = [(run / "report.html").as_uri(), hostile.as_uri()]
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
-        for url in pages:
-            browser.get(url)
-            drawn = "return [...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.trace path').length)"
-            counts = browser.execute_script(drawn)
-            assert len(counts) == 3 and min(counts) > 0
-            assert "what was forgotten" in browser.title
-            assert browser.get_log("browser") == []
-        legend = browser.execute_script("return document.querySelector('.legendtext').textContent")
-        assert HOSTILE.replace("\u202e", "\\u202e") in legend
-        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert [url for url in asked if not url.startswith(("chrome:", "data:"))] == pages
+    for url in pages:
+        browser.get(url)
+        drawn = "return [...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.trace path').length)"
+        counts = browser.execute_script(drawn)
+        assert len(counts) == 3 and min(counts) > 0
+        assert "what was forgotten" in browser.title
+        assert browser.get_log("browser") == []
+    legend = browser.execute_script("return document.querySelector('.legendtext').textContent")
+    assert HOSTILE.replace("\u202e", "\\u202e") in legend
+    assert asked(browser) == pages

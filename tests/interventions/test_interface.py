@@ -1,12 +1,10 @@
 """Every hook of the interface does what it says, in real stages, with kinds written as a user would write them."""
 
-import textwrap
 from pathlib import Path
 
 import pytest
 import torch
 
-import lethe.interventions
 from lethe.interventions import InterventionConfig, find, kinds
 from lethe.model.config import ModelConfig
 from lethe.tokens.shards import TokenData
@@ -65,41 +63,11 @@ AVERAGE = """
             for name, parameter in model.named_parameters():
                 parameter.data.lerp_(other[name].data, 0.5)
 """
-GROW = """
-    import torch
-    from torch import nn
-    from lethe.interventions.interface import Intervention
-
-    class Grown(nn.Module):
-        def __init__(self, trunk):
-            super().__init__()
-            self.trunk = trunk.requires_grad_(False)
-            self.bias = nn.Parameter(torch.zeros(trunk.embedding.weight.shape[0]))
-
-        def forward(self, ids):
-            return self.trunk(ids) + self.bias
-
-    class Grow(Intervention):
-        reshapes = True
-
-        def at_switch(self, model):
-            return Grown(model)
-
-        def learning_rates(self, model):
-            return {name: 0.0 for name, _ in model.named_parameters() if name.startswith("trunk.")}
-
-        def tensors(self, model):
-            return {"bias": model.bias}
-"""
 
 
 @pytest.fixture
-def own_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = tmp_path / "kinds"
-    folder.mkdir()
-    for name, text in {"freeze_test": FREEZE, "rehearse": REHEARSE, "average_test": AVERAGE, "grow": GROW}.items():
-        (folder / f"{name}.py").write_text(textwrap.dedent(text))
-    monkeypatch.setattr(lethe.interventions, "__path__", [*lethe.interventions.__path__, str(folder)])
+def own_kinds(add_kinds) -> None:
+    add_kinds({"freeze_test": FREEZE, "rehearse": REHEARSE, "average_test": AVERAGE})
 
 
 @pytest.fixture

@@ -1,5 +1,4 @@
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -93,17 +92,7 @@ def test_models_are_added_to_a_report(corpora: dict[str, Path], tmp_path: Path) 
     assert (folder / "report.json").stat().st_mtime_ns == written
 
 
-def test_the_picture_stands_alone_and_draws_every_line(tmp_path: Path) -> None:
-    webdriver = pytest.importorskip("selenium.webdriver")
-    driver, chromium = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
-    if not driver or not chromium:
-        pytest.skip("needs Chromium and its driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = chromium
-    for argument in ("headless", "no-sandbox", "disable-gpu", "disable-background-networking", "no-first-run"):
-        options.add_argument(f"--{argument}")
-    options.add_argument(f"--user-data-dir={tmp_path / 'profile'}")
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
+def test_the_picture_stands_alone_and_draws_every_line(tmp_path: Path, browser, asked) -> None:
     analysis = rows({500: (0.9, 0.8, 0.8), 1000: (0.95, 0.9, 0.9), 2000: (0.96, 0.9, 0.9)})
     models = {"toy": embeddings(load_model_config("toy"), analysis)}
     found = recommend(analysis)
@@ -111,14 +100,11 @@ def test_the_picture_stands_alone_and_draws_every_line(tmp_path: Path) -> None:
         tmp_path, {"config": {"vocab_size": 1000}, "analysis": analysis, "recommendation": found, "models": models}
     )
     page = (tmp_path / "report.html").as_uri()
-    with webdriver.Chrome(options, webdriver.ChromeService(driver)) as browser:
-        browser.get(page)
-        traces = browser.execute_script("return document.querySelectorAll('.scatterlayer .trace').length")
-        text = " ".join(browser.execute_script("return document.querySelector('.infolayer').textContent").split())
-        assert browser.get_log("browser") == []
-        messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
+    browser.get(page)
+    traces = browser.execute_script("return document.querySelectorAll('.scatterlayer .trace').length")
+    text = " ".join(browser.execute_script("return document.querySelector('.infolayer').textContent").split())
+    assert browser.get_log("browser") == []
     assert traces == 3 * 6 + 1
     for words in ("Vocabulary of 1,000 ids", "recommended: 1,000 ids", "bytes per token", "food", "law", "model toy"):
         assert words in text
-    asked = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-    assert [url for url in asked if not url.startswith(("chrome:", "data:"))] == [page]
+    assert asked(browser) == [page]

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+import time
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ from lethe.interventions import InterventionConfig
 from lethe.model.config import ModelConfig
 from lethe.training.job import Job
 from lethe.training.load import load_model
-from lethe.training.loop import DivergedError, run_stage
+from lethe.training.loop import DivergedError, evaluations, run_stage
 from lethe.training.sampler import MixtureSampler
 from lethe.training.stage import Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
@@ -330,3 +331,14 @@ def test_time_is_told_apart(job):
     assert parts["total"] == pytest.approx(parts["steps"] + parts["evaluation"] + parts["checkpoints"])
     assert min(parts.values()) > 0
     assert record["peak_bytes"] > 50e6
+
+
+def test_what_is_done_with_an_evaluation_is_not_the_stages_time(job):
+    a_job, waits = job(stage(tokens=10 * 256), evaluation=EVERY_STEP), 0.0
+    started = time.monotonic()
+    for _ in evaluations(a_job, WORKER):
+        time.sleep(0.3)
+        waits += 0.3
+    record = a_job.store.record(a_job.key)
+    assert record is not None
+    assert record["seconds"]["total"] <= time.monotonic() - started - waits

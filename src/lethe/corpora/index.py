@@ -22,6 +22,7 @@ from lethe.corpora.bounds import largest_page
 from lethe.corpora.footer import BadFileError
 from lethe.corpora.hosts import LIST_VERSION, sites
 from lethe.corpora.parquet import PartWriter, read_manifest
+from lethe.corpora.select import undecodable
 from lethe.corpora.source import BATCH_BYTES, OnBadFile, Source, Unit, unchanged
 from lethe.files import fingerprint, write_json
 
@@ -189,8 +190,8 @@ def index_rows(pages: pa.Table, name: str) -> tuple[pa.Table, Counter[str]]:
     columns = {column: _column(pages, column) for column in (*READ, "row_group", "row")}
     bad = np.zeros(pages.num_rows, bool)
     for column in READ:
-        if columns[column].type == pa.string():
-            columns[column], broken = _decodable(columns[column])
+        if columns[column].type == pa.string() and (broken := undecodable(columns[column])).any():
+            columns[column] = pc.if_else(pa.array(broken), pa.scalar(None, pa.string()), columns[column])
             bad |= broken
     columns["host"], columns["registrable_domain"] = sites(columns["url"])
     columns["file"] = pa.repeat(pa.scalar(name), pages.num_rows)
@@ -214,18 +215,3 @@ def _column(pages: pa.Table, name: str) -> pa.Array:
     column = pages[name]
     column = column if column.type == field.type else column.cast(field.type)
     return pa.concat_arrays(column.chunks) if column.num_chunks else pa.array([], field.type)
-
-
-def _decodable(texts: pa.Array) -> tuple[pa.Array, np.ndarray]:
-    """Texts with null for what is not valid UTF-8, and where that is, bool (rows,)."""
-    broken = np.zeros(len(texts), bool)
-    try:
-        texts.validate(full=True)
-        return texts, broken
-    except pa.ArrowInvalid:
-        for row, value in enumerate(texts.cast(pa.binary()).to_pylist()):
-            try:
-                (value or b"").decode()
-            except UnicodeDecodeError:
-                broken[row] = True
-    return pc.if_else(pa.array(broken), pa.scalar(None, pa.string()), texts), broken

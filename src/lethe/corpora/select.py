@@ -72,12 +72,12 @@ def _drop_broken(pages: pa.Table, corpora: Mapping[str, CorpusConfig]) -> tuple[
     reasons[no_tokens], reasons[no_text] = "no_token_count", "no_text"
     for name in FINEWEB.names:
         if pages.schema.field(name).type == pa.string():
-            reasons[_undecodable(pages[name])] = "bad_utf8"
+            reasons[undecodable(pages[name])] = "bad_utf8"
     rejects = {name: Counter(reason for reason in reasons.tolist() if reason) for name in corpora}
     return pages.filter(pa.array(reasons == "")), rejects
 
 
-def _undecodable(column: pa.ChunkedArray) -> np.ndarray:
+def undecodable(column: pa.ChunkedArray | pa.Array) -> np.ndarray:
     """Rows that are not valid UTF-8, bool (rows,)."""
     result = np.zeros(len(column), bool)
     try:

@@ -69,7 +69,7 @@ class Training:
     def __init__(self, job: Job, worker: Worker) -> None:
         self.job, self.worker = job, worker
         self.stage, self.recipe = job.stage, job.stage.recipe
-        self.device = prepare(worker, self.recipe.precision)
+        self.device = prepare(worker, self.recipe)
         self.sampler = MixtureSampler(self.stage, job.data)
         self.batches = Batches(self.sampler, worker)
         self.held_out = {
@@ -102,11 +102,11 @@ class Training:
         state, every = self.state, self.job.checkpoint_every
         self.since = time.monotonic()
         if state.step == 0:
-            yield 0, self._measure({})
+            yield from self._evaluation({})
         while state.step < self.stage.steps:
             loss = self.train_step()
             if state.step in self.marks:
-                yield state.step, self._measure({"train_loss": loss})
+                yield from self._evaluation({"train_loss": loss})
             if state.step % every == 0 and state.step < self.stage.steps:
                 self._checkpoint()
         if self.worker.leads:
@@ -141,6 +141,10 @@ class Training:
                 ((loss if penalty is None else loss + penalty) / len(micro_batches)).backward()
             total += loss.detach() / len(micro_batches)
         return total
+
+    def _evaluation(self, losses: dict[str, Tensor]) -> Iterator[tuple[int, dict[str, float]]]:
+        yield self.state.step, self._measure(losses)
+        self.since = time.monotonic()  # what was done with it is not the stage's time
 
     def _measure(self, losses: dict[str, Tensor]) -> dict[str, float]:
         """Evaluate and remember; `losses` are this rank's, to be averaged over the ranks.

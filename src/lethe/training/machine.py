@@ -9,24 +9,26 @@ import sys
 import torch
 
 from lethe.config import UserError
+from lethe.training.stage import Recipe
 from lethe.worker import Worker
 
 # Parameters of glibc's mallopt (malloc.h).
 M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
 
 
-def prepare(worker: Worker, precision: str) -> torch.device:
+def prepare(worker: Worker, recipe: Recipe) -> torch.device:
     """Make this process ready for a stage; a warm one may have trained another before. Returns the device.
 
     Raises UserError where bf16 would be emulated.
     """
     device = torch.device(worker.device)
-    check_precision(precision, device)
+    check_precision(recipe.precision, device)
     torch.set_num_threads(worker.threads)
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS is deterministic only with it
     torch.use_deterministic_algorithms(True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]
-    torch.compiler.reset()  # a compiled step of another stage must not count against this one's recompilations
+    if recipe.compile:  # the steps of stages before it must not count against this one's recompilations
+        torch.compiler.reset()
     keep_large_buffers()
     return device
 
