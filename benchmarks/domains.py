@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--labels", required=True, type=Path, metavar="FILE", help="what they are")
     parser.add_argument("--corpora", nargs="+", default=["food", "automotive"], metavar="NAME")
     given = parser.parse_args(argv)
-    corpora = {name: validate(CorpusConfig, read_yaml(named("corpora", name))) for name in given.corpora}
+    corpora = {name: _domain(name) for name in given.corpora}
     labels = read_labels(given.labels)
     started = time.process_time()
     found = classify(given.source, corpora)
@@ -43,6 +43,11 @@ def main(argv: list[str]) -> int:
     print(f"{labels.num_rows:,} labelled pages without the ambiguous ones; classified in {seconds:.0f} CPU-seconds")
     print(json.dumps(figures))
     return 0
+
+
+def _domain(name: str) -> CorpusConfig:
+    """As configured, but that a page is scanned for it only where it would be kept."""
+    return validate(CorpusConfig, read_yaml(named("corpora", name))).model_copy(update={"scan_score": None})
 
 
 def read_labels(path: Path) -> pa.Table:

@@ -13,11 +13,34 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 
 VOCAB_SIZE = 32_768
 TRAINING_BYTES = 20_000_000
 RIVAL = Path(__file__).with_name("encode_rival.py")
+
+
+class Rival:
+    """A script under another Python: asked by a line of JSON, it answers by one."""
+
+    def __init__(self, python: Path, script: Path) -> None:
+        self._process = subprocess.Popen([python, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        self._process.communicate()
+
+    def ask(self, job: dict[str, Any]) -> dict[str, Any]:
+        """The answer; RuntimeError where the script ended instead."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        print(json.dumps(job, default=str), file=self._process.stdin, flush=True)
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the rival ended with exit code {self._process.wait()}; its message stands above")
+        return json.loads(answer)
 
 
 def tokenize_vs_datatrove(files: list[Path], datatrove: Path | None, folder: Path) -> dict[str, Any]:
@@ -42,11 +65,9 @@ def tokenize_vs_datatrove(files: list[Path], datatrove: Path | None, folder: Pat
     if datatrove is None:
         rounds = [{name: lane(source) for name, lane in lanes.items()} for source in files]
     else:
-        with subprocess.Popen([datatrove, RIVAL], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as rival:
+        with Rival(datatrove, RIVAL) as rival:
             lanes["datatrove"] = lambda source: _ask(rival, source, path, folder / f"datatrove-{source.stem}")
             rounds = [{name: lane(source) for name, lane in lanes.items()} for source in files]
-            assert rival.stdin is not None
-            rival.stdin.close()
     return _figures(rounds[1:], how, sum(map(_text_bytes, files[1:])))
 
 
@@ -80,14 +101,9 @@ def _encode(source: Path, tokenizer: Any, path: Path, fast: Any) -> tuple[float,
     return seconds, path
 
 
-def _ask(rival: "subprocess.Popen[str]", source: Path, tokenizer: Path, folder: Path) -> tuple[float, Path]:
-    assert rival.stdin is not None and rival.stdout is not None
+def _ask(rival: Rival, source: Path, tokenizer: Path, folder: Path) -> tuple[float, Path]:
     job = {"source": source.resolve(), "tokenizer": tokenizer.resolve(), "folder": folder.resolve()}
-    print(json.dumps(job, default=str), file=rival.stdin, flush=True)
-    answer = rival.stdout.readline()
-    if not answer:
-        raise RuntimeError(f"datatrove ended with exit code {rival.wait()}; its message stands above")
-    result = json.loads(answer)
+    result = rival.ask(job)
     return result["seconds"], Path(result["ids"])
 
 

@@ -18,7 +18,11 @@ PLAIN = InterventionConfig(kind="none")
 
 @dataclass(frozen=True)
 class Cell:
-    """One point of the grid; ratio and intervention are None where they do not act."""
+    """One point of the grid; ratio and intervention are None where they do not act.
+
+    `branches` are stages that follow the last one and are no part of the sequence: each trains on an earlier corpus
+    alone, to see how fast it is learned again.
+    """
 
     name: str
     baseline: str
@@ -27,6 +31,7 @@ class Cell:
     intervention: str | None
     seed: int
     stages: tuple[Stage, ...]
+    branches: tuple[Stage, ...] = ()
 
 
 def expand(grid: Grid) -> list[Cell]:
@@ -46,7 +51,7 @@ def expand(grid: Grid) -> list[Cell]:
             acts = stages[-1].identity != other[-1].identity
             acting = (ratio if acts else None), (label if len(stages) > 1 else None)
             name = _name(baseline, model, *acting, seed)
-            cells.setdefault(name, Cell(name, baseline, model, *acting, seed, stages))
+            cells.setdefault(name, Cell(name, baseline, model, *acting, seed, stages, _branches(grid, stages)))
     return list(cells.values())
 
 
@@ -73,6 +78,20 @@ def _sequence(grid: Grid, baseline: str, model: str, ratio: float, label: str, s
         for corpus, windows in stage.drawn.items():
             seen[corpus] += windows
     return tuple(stages)
+
+
+def _branches(grid: Grid, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:
+    """A plain stage on each corpus that an earlier stage, but not the last, has most of."""
+    tokens, (*earlier, last) = grid.stage.relearning_tokens, stages
+    if not tokens:
+        return ()
+    corpora = dict.fromkeys(corpus for stage in earlier for corpus in _mains(stage) if corpus not in _mains(last))
+    of_last = {"model": last.model, "recipe": grid.stage.recipe, "seed": last.seed, "parent": last}
+    return tuple(Stage(mixture={corpus: 1.0}, tokens=tokens, **of_last) for corpus in corpora)
+
+
+def _mains(stage: Stage) -> list[str]:
+    return [corpus for corpus, weight in stage.mixture.items() if weight == max(stage.mixture.values())]
 
 
 def _interleave(part: Part, ratio: float, seen: Counter[str]) -> dict[str, float]:

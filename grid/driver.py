@@ -10,11 +10,11 @@ from filelock import FileLock, Timeout
 
 from grid.cells import Cell
 from grid.cluster import ensure_ray
-from grid.progress import say
 from grid.spec import Grid
 from grid.tree import Tree, describe, needed_stages
 from lethe.config import UserError
 from lethe.files import write_json
+from lethe.progress import say
 from lethe.tokens.shards import TokenData
 from lethe.training.store import StageStore
 

@@ -1,13 +1,11 @@
 """What runs, what is done, the losses, and the time left, as plain lines on the terminal."""
 
-import sys
 import time
 from typing import Any
 
 from grid.cells import Cell
 from grid.tree import Tree, needed_stages
-
-SECONDS_BETWEEN_LINES = 5.0
+from lethe.progress import SECONDS_BETWEEN_LINES, clock
 
 
 class Progress:
@@ -50,14 +48,3 @@ class Progress:
         trained = self.total - left
         eta = f", about {clock(elapsed * left / trained)} left" if trained else ""
         print(f"[{clock(elapsed)}{eta}] {self.done}/{len(self.cells)} cells  {text}", flush=True)
-
-
-def clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
-
-
-def say(text: str) -> None:
-    """One line about what happens next, on standard error, so that standard output stays what was asked for."""
-    print(text, file=sys.stderr, flush=True)

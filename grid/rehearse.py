@@ -198,7 +198,7 @@ def estimate(
     if not known:
         return todo | {"hours": None, "device_hours": None, "price": price, "money": None}
     lanes = sum(second / models[tree.model_of[identity]]["slots"] for identity, second in seconds.items())
-    chains = (sum(seconds.get(stage.identity, 0.0) for stage in cell.stages) for cell in tree.cells)
+    chains = (sum(seconds.get(stage.identity, 0.0) for stage in (*cell.stages, *cell.branches)) for cell in tree.cells)
     device_hours = sum(second * _devices(tree, identity) for identity, second in seconds.items()) / 3600
     money = None if price is None else price * device_hours
     hours = max(lanes, max(chains, default=0.0)) / 3600

@@ -13,7 +13,9 @@ from grid.cells import Cell
 from grid.search import Outcome
 from grid.spec import Grid
 from lethe.devices import peak_flops
-from lethe.evaluation.forgetting import History, StageCurve, metrics
+from lethe.evaluation.history import History, StageCurve
+from lethe.evaluation.intervals import Interval, mean_interval
+from lethe.evaluation.metrics import metrics
 from lethe.files import whole
 from lethe.model.cost import flops_per_token
 from lethe.training.stage import Stage
@@ -77,7 +79,11 @@ class Results:
         alike = [other for other in self.cells if (other.model, other.seed) == (cell.model, cell.seed)]
         roots = {other.stages[0].identity: other.stages[0] for other in alike}
         measured = [root for root in roots.values() if self.store.has(self.keys[root.identity], self.measured)]
-        history = History([self._measured(s) for s in cell.stages], [self._measured(root) for root in measured])
+        history = History(
+            stages=[self._measured(stage) for stage in cell.stages],
+            roots=[self._measured(root) for root in measured],
+            branches={corpus: self._measured(stage) for stage in cell.branches for corpus in stage.mixture},
+        )
         return metrics(history, list(self.grid.corpora))
 
     def _measured(self, stage: Stage) -> StageCurve:
@@ -113,7 +119,7 @@ def _replace(path: Path, table: pa.Table) -> None:
 
 
 def forgetting_table(rows: list[dict[str, Any]], corpora: list[str]) -> str:
-    """Forgetting by baseline, model, ratio and intervention, for the terminal: means over seeds."""
+    """Forgetting by baseline, model, ratio and intervention, for the terminal: means over seeds, with intervals."""
     groups: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for row in rows:
         if row["status"] == "finished":
@@ -124,15 +130,26 @@ def forgetting_table(rows: list[dict[str, Any]], corpora: list[str]) -> str:
     lines = [header]
     for (baseline, model, ratio, intervention), group in groups.items():
         line = [baseline, model, "" if ratio is None else f"{ratio:g}", intervention or "", str(len(group))]
-        for corpus in corpora:
-            lost, share = _mean(group, f"forgetting/{corpus}"), _mean(group, f"fraction_lost/{corpus}")
-            line.append("" if lost is None else f"{lost:+.3f}" + ("" if share is None else f" ({share:.0%})"))
-        line += [f"{_mean(group, f'final_loss/{corpus}'):.3f}" for corpus in corpora]
+        line += [_forgotten(group, corpus) for corpus in corpora]
+        line += ["" if (loss := _mean(group, f"final_loss/{c}")) is None else f"{loss.mean:.3f}" for c in corpora]
         lines.append(line)
     widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    return "\n".join("  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines)
+    table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return "\n".join(table + _about_intervals({len(group) for group in groups.values()}))
 
 
-def _mean(rows: list[dict[str, Any]], name: str) -> float | None:
-    values = [row[name] for row in rows if row.get(name) is not None]
-    return sum(values) / len(values) if values else None
+def _forgotten(group: list[dict[str, Any]], corpus: str) -> str:
+    lost, share = _mean(group, f"forgetting/{corpus}"), _mean(group, f"fraction_lost/{corpus}")
+    if lost is None:
+        return ""
+    interval = "" if lost.half is None else f" ±{lost.half:.3f}"
+    return f"{lost.mean:+.3f}{interval}" + ("" if share is None else f" ({share.mean:.0%})")
+
+
+def _mean(group: list[dict[str, Any]], name: str) -> Interval | None:
+    return mean_interval(row.get(name) for row in group)
+
+
+def _about_intervals(seeds: set[int]) -> list[str]:
+    lines = ["±: half the 95 % interval of the mean over seeds (Student's t)"] if seeds - {1} else []
+    return lines + (["one seed: there is no interval"] if 1 in seeds else [])

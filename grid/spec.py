@@ -9,21 +9,20 @@ from pydantic import (
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
-    StringConstraints,
     ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from lethe.config import Config, Source, UserError, named, override, read_yaml, validate
+from lethe.config import Config, Source, UserError, override, read_yaml, validate
 from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.named import Corpora, Name, by_name, names
 from lethe.corpora.source import OnBadFile
 from lethe.interventions import InterventionConfig
 from lethe.model.config import ModelConfig, load_model_config
 from lethe.tokens.tokenizer import TokenizerConfig
 from lethe.training.stage import StageConfig
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 Ratio = Annotated[float, Field(ge=0, lt=1)]
 
 
@@ -32,6 +31,9 @@ class GridStage(StageConfig):
 
     interleaving: Literal["replace", "add"] = "replace"
     max_epochs: PositiveFloat = Field(1, description="how often a corpus may be read over a sequence")
+    relearning_tokens: PositiveInt | None = Field(
+        None, description="budget of a side branch that trains on each earlier corpus again; default: there is none"
+    )
 
 
 class Resources(Config):
@@ -84,7 +86,7 @@ class Grid(Config):
     storage: Path = Path()
     source: str = "sample"
     on_bad_file: OnBadFile = Field("refuse", description="skip: name and count what cannot be read, and go on")
-    corpora: dict[Name, CorpusConfig] = Field(min_length=1)
+    corpora: Corpora = Field(min_length=1)
     tokenizer: TokenizerConfig = TokenizerConfig()
     models: dict[Name, ModelConfig] = Field(min_length=1)
     baselines: dict[Name, tuple[Part, ...]] = Field(min_length=1)
@@ -97,17 +99,10 @@ class Grid(Config):
     resources: dict[Name, Resources] = {}
     grids: tuple[Axes, ...] = ()
 
-    @field_validator("corpora", mode="before")
-    @classmethod
-    def _resolve_corpora(cls, value: Any) -> Any:
-        """`[food, automotive]`, or `{food: {tokens: 5000000}, ...}` to override fields of configs/corpora/*.yaml."""
-        overrides = value if isinstance(value, dict) else {name: {} for name in _names(value)}
-        return {name: read_yaml(named("corpora", name)).data | (fields or {}) for name, fields in overrides.items()}
-
     @field_validator("models", mode="before")
     @classmethod
     def _resolve_models(cls, value: Any) -> Any:
-        return {name: load_model_config(name) for name in _names(value)}
+        return {name: load_model_config(name) for name in names(value)}
 
     @field_validator("baselines", mode="before")
     @classmethod
@@ -150,11 +145,13 @@ class Grid(Config):
                 ]
         for name, model in self.models.items():
             batch, asked = self.stage.batch, self.resources_of(name)
-            if self.stage.tokens < batch * model.context:
-                problems.append(
-                    f"stage.tokens: found {self.stage.tokens:,}; allowed: at least one batch, "
-                    f"{batch * model.context:,} tokens for model {name}"
-                )
+            for field in ("tokens", "relearning_tokens"):
+                found = getattr(self.stage, field)
+                if found is not None and found < batch * model.context:
+                    problems.append(
+                        f"stage.{field}: found {found:,}; allowed: at least one batch, "
+                        f"{batch * model.context:,} tokens for model {name}"
+                    )
             if batch % (asked.workers * (asked.micro_batch or 1)):
                 problems.append(
                     f"stage.batch: found {batch}; allowed: a multiple of the {asked.workers} workers x "
@@ -167,16 +164,17 @@ class Grid(Config):
     def resources_of(self, model: str) -> Resources:
         return self.resources.get(model) or self.resources.get("default") or Resources()
 
+    def domains(self, program: str) -> dict[str, CorpusConfig]:
+        """The corpora that are cut out of the source; raises UserError, on behalf of a program, where none is."""
+        found = {name: corpus for name, corpus in self.corpora.items() if isinstance(corpus, CorpusConfig)}
+        if not found:
+            raise UserError(f"corpora: found data sets only; allowed for {program}: at least one domain")
+        return found
+
     @property
     def folder(self) -> Path:
         """Where this grid's own files lie."""
         return self.storage / "runs" / self.name
-
-
-def _names(value: Any) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(name, str) for name in value):
-        raise ValueError(f"found {value!r}; allowed: a list of names")
-    return value
 
 
 def _built_in(name: str, corpora: list[str]) -> list[Any]:
@@ -195,7 +193,7 @@ def _built_in(name: str, corpora: list[str]) -> list[Any]:
 def load_grid(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
     """Read, override and validate a grid; raises UserError that lists every problem."""
     read = read_yaml(path)
-    source = override(read._replace(data={"name": Path(path).stem} | read.data), list(overrides))
+    source = override(read._replace(data={"name": Path(path).stem} | by_name(read.data)), list(overrides))
     grid = validate(Grid, source)
     return grid.model_copy(update={"storage": _absolute(grid.storage, source)})
 

@@ -59,7 +59,7 @@ class Tree:
             "cells": len(self.cells),
             "stages": len(stages),
             "tokens": sum(stage["tokens"] for stage in stages),
-            "tokens_without_sharing": sum(_tokens(stage) for cell in self.cells for stage in cell.stages),
+            "tokens_without_sharing": sum(_tokens(s) for cell in self.cells for s in needed_stages(cell).values()),
             "flops": sum(stage["flops"] for stage in stages),
             "models": {name: self._model(name) for name in self.grid.models},
             "stage_list": stages,
@@ -123,7 +123,8 @@ def needed_stages(cell: Cell) -> dict[str, Stage]:
             visit(other)
         needed.setdefault(stage.identity, stage)
 
-    visit(cell.stages[-1])
+    for last in (cell.stages[-1], *cell.branches):
+        visit(last)
     return needed
 
 
@@ -150,6 +151,7 @@ def _cell(cell: Cell) -> dict[str, Any]:
         "intervention": cell.intervention,
         "seed": cell.seed,
         "stages": [stage.identity for stage in cell.stages],
+        "branches": [stage.identity for stage in cell.branches],
     }
 
 

@@ -12,9 +12,12 @@ from filelock import FileLock
 from grid.spec import load_grid
 from lethe.config import UserError
 from lethe.corpora.index import Index, index_unit
+from lethe.corpora.remote import BrokenSourceError
 from lethe.corpora.source import OnBadFile, Unit, open_source
 from lethe.program import parser, run_program
-from ray_jobs.units import Row, RowProgress, each_unit
+from lethe.progress import RowProgress
+from lethe.units import Row
+from ray_jobs.units import each_unit
 
 
 def build(source: str, storage: Path, on_bad_file: OnBadFile = "refuse") -> Index:
@@ -35,10 +38,12 @@ def build(source: str, storage: Path, on_bad_file: OnBadFile = "refuse") -> Inde
 
 
 def _index(units: list[Unit], index: Index) -> None:
-    """Index units in parallel."""
+    """Damaged files are all named at once, a source that does not answer as soon as it is known."""
     task = partial(_index_one, folder=index.folder, on_bad_file=index.source.on_bad_file)
     progress, problems = RowProgress("indexed", sum(unit.rows for unit in units)), []
     for row in each_unit([unit._asdict() for unit in units], task):
+        if row["broken"]:
+            raise UserError(row["problem"])
         problems += [row["problem"]] if row["problem"] else []
         progress.done(row["rows"])
     progress.end()
@@ -49,9 +54,9 @@ def _index(units: list[Unit], index: Index) -> None:
 def _index_one(unit: Row, folder: Path, on_bad_file: OnBadFile) -> Row:
     try:
         index_unit(Unit(**unit), folder, on_bad_file)
-        return {"rows": unit["rows"], "problem": ""}
+        return {"rows": unit["rows"], "problem": "", "broken": False}
     except UserError as error:
-        return {"rows": unit["rows"], "problem": str(error)}
+        return {"rows": unit["rows"], "problem": str(error), "broken": isinstance(error, BrokenSourceError)}
 
 
 def summary(index: Index) -> str:

@@ -13,8 +13,7 @@ from typing import Any
 from grid.spec import Grid, load_grid
 from grid.tree import Tree, describe, with_rooms
 from lethe.config import UserError
-from lethe.corpora.extract import Extraction
-from lethe.corpora.source import open_source
+from lethe.corpora.extract import open_extraction
 from lethe.devices import room
 from lethe.program import parser, run_program
 from lethe.tokens.report import add_models
@@ -100,7 +99,7 @@ def existing_tokens(grid: Grid) -> Path | None:
     if not all((grid.storage / "data" / "corpora" / f"{name}.json").is_file() for name in grid.corpora):
         return None
     try:
-        extraction = Extraction(open_source(grid.source, grid.storage, grid.on_bad_file), grid.corpora, grid.storage)
+        extraction = open_extraction(grid.source, grid.corpora, grid.storage, grid.on_bad_file)
         folder = tokens_folder(extraction.folders, grid.tokenizer, grid.storage) if extraction.is_finished else None
         return folder if folder and is_finished(folder, extraction.folders) else None
     except UserError:

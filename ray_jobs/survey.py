@@ -30,13 +30,13 @@ def survey(grid: Grid, rows: int) -> tuple[dict[str, Any], Path]:
     from lethe.corpora.survey_view import picture
     from ray_jobs.index import build
 
-    plan = _plan(grid)
+    plan, domains = _plan(grid), grid.domains("ray_jobs.survey")
     index = build(grid.source, grid.storage, grid.on_bad_file)
     manifest = index.manifest
     assert manifest is not None
-    sample = take(index.source, grid.corpora, rows)
+    sample = take(index.source, domains, rows)
     counts = manifest["counts"]
-    found = report(sample, grid.corpora, counts["rows"], counts["tokens"], plan, index.files())
+    found = report(sample, domains, counts["rows"], counts["tokens"], plan, index.files())
     found = {"grid": grid.name, "index": str(index.folder), **found}
     with whole(index.folder / "survey.html") as temporary:
         temporary.write_text(picture(found), encoding="utf-8")

@@ -7,13 +7,15 @@ from typing import TYPE_CHECKING, Any
 
 from lethe.config import UserError, read_yaml, validate
 from lethe.tokens.shards import TokenData
-from lethe.tokens.tokenizer import load_tokenizer
+from lethe.tokens.tokenizer import TokenizerConfig, load_tokenizer
 from lethe.training.stage import Evaluation, Stage
 from lethe.training.store import StageStore
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from torch import nn
+
+    from lethe.train import TrainConfig
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--config",
         type=Path,
         metavar="PATH",
-        help="a training YAML that names the tokens, the device and the evaluation; default: those of the storage "
-        "that the stage lies in",
+        help="a training YAML that names the tokens, the device and the evaluation; default, and of a YAML that names "
+        "corpora: the tokens of the storage that the stage lies in",
     )
 
 
@@ -53,6 +55,7 @@ def open_checkpoint(path: Path, config_path: Path | None) -> Checkpoint:
     """
     import torch
 
+    from lethe.train import tokens_folder
     from lethe.training.load import load_model
 
     folder = path.resolve().parent if path.is_file() else path.resolve()
@@ -66,7 +69,9 @@ def open_checkpoint(path: Path, config_path: Path | None) -> Checkpoint:
     tokens = folder.parent.parent.parent / "data" / "tokens" / record["tokens_folder"]
     sequences, device = Evaluation().sequences, "cuda" if torch.cuda.is_available() else "cpu"
     if config_path:
-        tokens, sequences, device = _from_config(config_path, stage)
+        config = _read_config(config_path, stage, record)
+        sequences, device = config.stage.evaluation.sequences, config.device
+        tokens = tokens_folder(config) if config.tokens else tokens
     data = TokenData(tokens)
     if data.tokenizer_fingerprint != record["data"]["tokenizer"]:
         raise UserError(
@@ -76,12 +81,17 @@ def open_checkpoint(path: Path, config_path: Path | None) -> Checkpoint:
     return Checkpoint(folder, record, stage, model, data, load_tokenizer(data.tokenizer_path), sequences, device)
 
 
-def _from_config(path: Path, stage: Stage) -> tuple[Path, int, str]:
-    """Folder of tokens, held-out sequences and device; UserError if the model is not that of the stage."""
-    from lethe.train import TrainConfig, tokens_folder
+def _read_config(path: Path, stage: Stage, record: dict[str, Any]) -> "TrainConfig":
+    """The training YAML at `path`; UserError if its model, or the tokenizer of its corpora, is not the stage's."""
+    from lethe.train import TrainConfig
 
     config = validate(TrainConfig, read_yaml(path))
     found, allowed = config.model.model_dump(), stage.model.model_dump()
     for field in (field for field in found if found[field] != allowed[field]):
         raise UserError(f"{path}: model.{field}: found {found[field]}; allowed: {allowed[field]}, as in the checkpoint")
-    return tokens_folder(config), config.stage.evaluation.sequences, config.device
+    size = (config.tokenizer or TokenizerConfig()).vocab_size
+    if config.corpora and not record["tokens_folder"].startswith(f"bpe{size}-"):
+        raise UserError(
+            f"{path}: tokenizer.vocab_size: found {size}; allowed: as in the checkpoint, {record['tokens_folder']}"
+        )
+    return config

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,14 +12,31 @@ from typing import Any
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary path in the same folder, to be written; it takes the place of `path` if all goes well."""
+    """A temporary path in the same folder, to be written; it takes the place of `path` if all goes well.
+
+    What killed processes of this machine have left of earlier tries is removed.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    start = f".{path.name}.{socket.gethostname()}."
+    for name in os.listdir(path.parent):  # noqa: PTH208 - faster than iterdir, and folders can be full
+        if name.startswith(start) and not _is_alive(name.removeprefix(start)):
+            (path.parent / name).unlink(missing_ok=True)
+    temporary = path.with_name(f"{start}{os.getpid()}")
     try:
         yield temporary
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ProcessLookupError, ValueError):
+        return False
+    except PermissionError:
+        return True
+    return True
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,19 +1,23 @@
 """Train one stage without Ray: `python -m lethe.train CONFIG [key=value ...]`, alone or under torchrun.
 
-The stage store is the one the grids use: a stage trained here is found there, and the other way round.
+It trains on token shards that are there, or on `corpora` that the datasets library can load: these are made into shards
+first. The stage store is the one the grids use: a stage trained here is found there, and the other way round.
 """
 
 import gc
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator
+from pydantic import Field, NonNegativeFloat, NonNegativeInt, PositiveInt, field_validator, model_validator
 
 from lethe.config import Config, UserError, override, read_yaml, validate
+from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.named import Corpora, by_name
 from lethe.interventions import InterventionConfig
 from lethe.model.config import ModelConfig, load_model_config
 from lethe.program import parser, run_program
+from lethe.tokens.tokenizer import TokenizerConfig
 from lethe.training.stage import Stage, StageConfig
 from lethe.training.store import StageStore
 
@@ -22,7 +26,9 @@ class TrainConfig(Config):
     """One stage: what it trains on, from which parent, and where its data and results lie."""
 
     storage: Path = Path()
-    tokens: str = Field(description="a folder of data/tokens, or the name (bpe2048) of the newest")
+    tokens: str | None = Field(None, description="a folder of data/tokens, or the name (bpe2048) of the newest")
+    corpora: Corpora | None = Field(None, description="in place of tokens: data sets, made into shards where missing")
+    tokenizer: TokenizerConfig | None = Field(None, description="of the shards that are made of corpora")
     model: ModelConfig
     mixture: dict[str, NonNegativeFloat] = Field(min_length=1)
     stage: StageConfig
@@ -39,11 +45,31 @@ class TrainConfig(Config):
     def _resolve_model(cls, value: Any) -> Any:
         return load_model_config(value) if isinstance(value, str) else value
 
+    @model_validator(mode="after")
+    def _one_kind_of_data(self) -> Self:
+        if (self.tokens is None) == (self.corpora is None):
+            found = "neither" if self.tokens is None else "both"
+            raise ValueError(f"tokens, corpora: found {found}; allowed: one of them")
+        if self.tokens is not None and self.tokenizer is not None:
+            raise ValueError("tokenizer: found beside tokens, which have theirs; allowed: with corpora")
+        corpora = self.corpora or {}
+        for name, corpus in corpora.items():
+            if isinstance(corpus, CorpusConfig):
+                raise ValueError(
+                    f"corpora: found {name!r}, a domain, to be cut out of a source; allowed: data sets here; run "
+                    "ray_jobs.tokenize on a grid's YAML, and name what it makes in tokens"
+                )
+        for name in self.mixture:
+            if corpora and name not in corpora:
+                raise ValueError(f"mixture: found {name!r}; allowed: {', '.join(corpora)}")
+        return self
+
 
 def main(argv: list[str]) -> int:
     """See the module's docstring."""
     given = parser(__doc__, "a training YAML (configs/train)").parse_intermixed_args(argv)
-    config = validate(TrainConfig, override(read_yaml(given.config), given.overrides))
+    read = read_yaml(given.config)
+    config = validate(TrainConfig, override(read._replace(data=by_name(read.data)), given.overrides))
     train(config)
     return 0
 
@@ -61,7 +87,7 @@ def train(config: TrainConfig) -> None:
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if config.device == "cuda" else "cpu"
     if config.stage.batch % world:
         raise UserError(f"stage.batch: found {config.stage.batch}; allowed: a multiple of the {world} ranks")
-    data = TokenData(tokens_folder(config))
+    data = TokenData(tokens_folder(config) if config.tokens else _make_tokens(config))
     store = StageStore(config.storage / "runs" / "stages")
     stage = _stage(config, store)
     measure = tuple(data.corpora), config.stage.evaluation, config.stage.checkpoint_every
@@ -98,8 +124,20 @@ def _stage(config: TrainConfig, store: StageStore) -> Stage:
     )
 
 
+def _make_tokens(config: TrainConfig) -> Path:
+    """The folder of the token shards of `corpora`; whatever of it is missing is made here, one unit at a time."""
+    from lethe.corpora.make import make_corpora
+    from lethe.tokens.make import make_tokens
+
+    assert config.corpora is not None
+    storage = config.storage.resolve()
+    corpora = make_corpora("", config.corpora, storage)
+    return make_tokens(corpora, config.tokenizer or TokenizerConfig(), storage)
+
+
 def tokens_folder(config: TrainConfig) -> Path:
     """The folder of token shards that `tokens` names."""
+    assert config.tokens is not None
     root = config.storage / "data" / "tokens"
     if (root / f"{config.tokens}.json").is_file():
         import json

@@ -72,7 +72,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             elif file := server.file(path):
                 self.send_file(file, path)
             else:
-                self.answer(404)
+                self.missing()
 
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"])).decode()
@@ -89,7 +89,11 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
                 found = sorted(folder.rglob("*") if deep else folder.iterdir())
                 self.answer(200, json.dumps([_entry(path, server.root) for path in found]))
             else:
-                self.answer(404)
+                self.missing()
+
+        def missing(self) -> None:
+            """A hub's clients tell a missing file from a missing hub by this word."""
+            self.answer(404, headers={"X-Error-Code": "EntryNotFound"})
 
         def send_file(self, file: Path, path: str) -> None:
             data, headers = file.read_bytes(), {"ETag": f'"{etag(file)}"', "Accept-Ranges": "bytes"}

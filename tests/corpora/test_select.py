@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lethe.config import read_yaml, validate
@@ -69,6 +69,7 @@ def test_a_page_of_two_domains_belongs_to_neither(toy: Any) -> None:
     assert select(toy.table([mostly_soup]), toy.corpora)[0]["corpus"].to_pylist() == ["soup"]
 
 
+@settings(deadline=None)
 @given(st.lists(st.text("onion soup engine tyre the\n", max_size=80) | st.none(), max_size=8))
 def test_every_page_is_a_candidate_or_counted_once(toy: Any, texts: list[str | None]) -> None:
     pages = toy.table([toy.page(text, i) for i, text in enumerate(texts)])
@@ -105,4 +106,5 @@ def test_the_host_of_an_address(url: str | None, host: str | None) -> None:
 
 def test_equal_texts_have_equal_hashes_but_for_case_punctuation_and_space() -> None:
     assert text_hash("Hello,  World!\n") == text_hash("hello world") == text_hash("«HELLO» (world)")
-    assert len({text_hash(text) for text in ("hello world", "helloworld", "hello worlds", "Größe", "große")}) == 5
+    assert text_hash("hello\u00a0world") == text_hash("helloworld")
+    assert len({text_hash(text) for text in ("hello world", "hello worlds", "Größe", "große")}) == 4

@@ -5,7 +5,7 @@ import yaml
 
 from grid.cells import expand
 from grid.spec import load_grid
-from grid.tree import Tree, describe
+from grid.tree import Tree, describe, needed_stages
 from lethe.config import UserError
 
 BASE = {
@@ -90,6 +90,33 @@ def test_interventions_act_only_after_a_switch(grid):
     assert len(tree.stages) == 2 * (1 + 2) + 1
 
 
+def test_relearning_is_a_side_branch_of_what_forgot(grid):
+    plain, relearnt = (Tree(grid(*overrides, seeds=[0])) for overrides in ((), ("stage.relearning_tokens=2560",)))
+    assert [cell.name for cell in relearnt.cells] == [cell.name for cell in plain.cells]
+    assert [cell.stages for cell in relearnt.cells] == [cell.stages for cell in plain.cells]
+    assert not any(cell.branches for cell in plain.cells)
+    added = relearnt.stages.keys() - plain.stages.keys()
+    assert len(added) == 6  # two orders, three ratios; combined forgets nothing
+    for cell in relearnt.cells:
+        earlier = {"sequential_ab": "food", "sequential_ba": "automotive"}.get(cell.baseline)
+        assert [branch.mixture for branch in cell.branches] == ([{earlier: 1}] if earlier else [])
+        for branch in cell.branches:
+            assert branch.parent == cell.stages[-1]
+            assert (branch.tokens, branch.intervention.kind) == (2560, "none")
+            assert branch.identity in added and branch.identity in needed_stages(cell)
+    assert relearnt.plan()["tokens_without_sharing"] == plain.plan()["tokens_without_sharing"] + 6 * 2560
+
+
+def test_relearning_takes_up_each_corpus_that_was_left(grid):
+    three = {"three": ["food", {"food": 0.5, "automotive": 0.5}, "automotive"], "aba": ["food", "automotive", "food"]}
+    cells = expand(grid("stage.relearning_tokens=2560", baselines=[three], interleaving_ratios=[0], seeds=[0]))
+    taken_up = {cell.baseline: [[*branch.mixture] for branch in cell.branches] for cell in cells}
+    assert taken_up == {"three": [["food"]], "aba": [["automotive"]]}
+    back = expand(grid("stage.tokens=2560", baselines=[{"back": ["food", "automotive", "food"]}], seeds=[0]))[0]
+    (branch,) = expand(grid("stage.tokens=2560", "stage.relearning_tokens=2560", seeds=[0]))[0].branches
+    assert branch.identity == back.stages[-1].identity  # a stage like any other
+
+
 def test_a_label_is_not_part_of_a_stage(grid):
     one, other = (
         expand(grid(interventions={label: {"kind": "l2_sp", "strength": 10}}, seeds=[0]))[0] for label in ("x", "y")
@@ -152,6 +179,10 @@ def test_every_problem_of_a_grid_is_named_at_once(grid):
         ({"baselines": [{"x": [{"food": 0}]}]}, "at least one weight above 0"),
         ({"interventions": {"x": {"kind": "magic"}}}, "found 'magic'; allowed: l2_sp, none"),
         ({"stage": BASE["stage"] | {"tokens": 100}}, "stage.tokens: found 100; allowed: at least one batch"),
+        (
+            {"stage": BASE["stage"] | {"relearning_tokens": 9}},
+            "stage.relearning_tokens: found 9; allowed: at least one",
+        ),
         ({"resources": {"toy": {"workers": 3}}}, "stage.batch: found 8; allowed: a multiple of the 3 workers x 1"),
         ({"resources": {"toyy": {}}}, "resources: found 'toyy'; allowed: default, toy"),
         ({"name": "../x"}, "name: found '../x'"),

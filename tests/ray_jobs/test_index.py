@@ -11,10 +11,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1] / "corpora"))
+from misbehaving import serve
+
+import ray_jobs.index as index_program
+from lethe.config import UserError
+from lethe.corpora import remote
 from lethe.corpora.index import Index, index_unit
 from lethe.corpora.schema import FINEWEB
 from lethe.corpora.source import open_source
 from lethe.files import sha256
+from lethe.units import in_turn
 
 GRID = """
 source: pages/*.parquet
@@ -124,6 +131,23 @@ def test_a_sample_of_no_rows_is_refused(storage: Path) -> None:
     command = [sys.executable, "-m", "ray_jobs.survey", str(storage / "grid.yaml"), f"storage={storage}", "--rows", "0"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stderr) == (2, "--rows: found 0; allowed: a number from 1\n")
+
+
+def test_a_source_that_breaks_is_told_as_soon_as_it_is_known(
+    storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
+    monkeypatch.setattr(index_program, "each_unit", in_turn)
+    with serve(storage / "pages") as server:
+        server.fault = lambda number, path: "503" if number >= 4 and not path.endswith("0.parquet") else ""
+        with pytest.raises(UserError, match=r"/1\.parquet: still broken after 8 tries"):
+            index_program.build(f"{server.url}/files/", tmp_path)
+        assert {path for _, path, fault in server.asked if fault} == {"/files/1.parquet"}
+        server.fault = lambda number, path: ""
+        asked = len(server.asked)
+        assert index_program.build(f"{server.url}/files/", tmp_path).manifest is not None
+        again = [path for _, path, _ in server.asked[asked:]]
+        assert again.count("/files/0.parquet") == 1  # its footer, when it is listed
 
 
 @pytest.mark.ray

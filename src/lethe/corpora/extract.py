@@ -1,45 +1,70 @@
-"""An extraction: several corpora drawn from one source together, unit by unit.
+"""An extraction: several corpora put together, domains from one source, and data sets, unit by unit.
 
-data/corpora/units-FP/        while the extraction runs: source.json, what its files were when it began, and
+data/corpora/units-FP/        what a scan of the source kept: source.json, what its files were when it began, and
 data/corpora/units-FP/UNIT/   the candidates of a unit and its manifest
 data/corpora/NAME-FP/         a finished corpus: {train,val}/part-*.parquet, and manifest.json, written last
 data/corpora/NAME.json        names the newest of a corpus's folders
+
+Units outlive the corpora made of them, and their FP is of what a scan does only: the source, the words and weights of
+all domains, and from which score on it keeps a page. Budgets, shares, and thresholds above `scan_score` can so be moved
+without reading the source again. Whoever needs no such move may delete units-FP; then it is scanned anew. The units of
+a data set lie likewise in a folder of their own (lethe.corpora.documents).
 """
 
 import shutil
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from lethe.config import UserError
+from lethe.corpora.dataset import DatasetCorpus, open_dataset
+from lethe.corpora.documents import Documents
 from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.named import Corpus
 from lethe.corpora.parquet import PartWriter, read_json, read_manifest
 from lethe.corpora.select import CANDIDATES, Rejects, select
-from lethe.corpora.source import BadFileError, OnBadFile, Source, Unit, read_pages
+from lethe.corpora.source import BadFileError, OnBadFile, Source, Unit, open_source, read_pages
 from lethe.files import fingerprint, write_json
 
-VERSION = 2  # of what the extraction does; counted up whenever it would keep other pages, or split them otherwise
+VERSION = 3  # of what the extraction does; counted up whenever it would keep other pages, or split them otherwise
 
 
 @dataclass(frozen=True)
 class Extraction:
-    """What is extracted from where to where. `fingerprint` tells its result from that of any other extraction."""
+    """What is put together from where to where. `fingerprint` tells its result from that of any other extraction."""
 
-    source: Source
-    corpora: Mapping[str, CorpusConfig]
+    source: Source | None
+    """None where no corpus is a domain."""
+    corpora: Mapping[str, Corpus]
     storage: Path
+    documents: Mapping[str, Documents] = field(default_factory=dict)
+    """Of the corpora that are data sets."""
 
     @cached_property
     def fingerprint(self) -> str:
         """8 hexadecimal characters: pages are shared out among the corpora, so each depends on all of them."""
-        return fingerprint([VERSION, self.source.fingerprint, self._corpora], 8)
+        made_of = [VERSION, self.source and self.source.fingerprint, self._corpora]
+        data = {name: documents.opened.fingerprint for name, documents in self.documents.items()}
+        return fingerprint([*made_of, data] if data else made_of, 8)
 
     @property
     def _corpora(self) -> dict[str, Any]:
-        return {name: corpus.model_dump(mode="json") for name, corpus in self.corpora.items()}
+        """Where a data set lies is not of what is made of it."""
+        return {name: corpus.model_dump(mode="json", exclude={"dataset"}) for name, corpus in self.corpora.items()}
+
+    @property
+    def domains(self) -> dict[str, CorpusConfig]:
+        """The corpora that are cut out of the source."""
+        return {name: corpus for name, corpus in self.corpora.items() if isinstance(corpus, CorpusConfig)}
+
+    @cached_property
+    def scan(self) -> str:
+        """The fingerprint of the units: of what a scan of the source does."""
+        scans = {name: corpus.scan for name, corpus in self.domains.items()}
+        return fingerprint([VERSION, self.source and self.source.fingerprint, scans], 8)
 
     @property
     def root(self) -> Path:
@@ -52,37 +77,67 @@ class Extraction:
 
     @property
     def scratch(self) -> Path:
-        """Where finished units lie while the extraction runs."""
-        return self.root / f"units-{self.fingerprint}"
+        """Where the units of the source lie."""
+        return self.root / f"units-{self.scan}"
 
     @property
     def is_finished(self) -> bool:
         return all(is_finished(folder) for folder in self.folders.values())
 
+    @property
+    def units(self) -> list[Unit]:
+        """Of the source."""
+        return self.source.units if self.source else []
+
     def missing_units(self) -> list[Unit]:
-        return [unit for unit in self.source.units if read_manifest(self.scratch / unit.id) is None]
+        """Of the source."""
+        return [unit for unit in self.units if read_manifest(self.scratch / unit.id) is None]
+
+    def unit_folders(self) -> list[Path]:
+        """Of all units, in the order in which what they hold is written."""
+        scanned = [self.scratch / unit.id for unit in self.units]
+        return scanned + [each.folder / unit for each in self.documents.values() for unit in each.units]
+
+    def shared_folders(self) -> list[Path]:
+        """The folders that hold its units, by name; other extractions may write to them."""
+        scratch = [self.scratch] if self.source else []
+        return sorted([*scratch, *(each.folder for each in self.documents.values())])
 
     def begin(self) -> None:
         """Write down what the source's files are.
 
-        Raises UserError where units were made from the same source, as it was given, when its files were others.
+        Raises UserError where a scan that did not come to its end began on the same source, as it was given, when its
+        files were others; and where this very scan did, and its files are now of another version.
         """
-        mine: dict[str, Any] = {
-            "given": self.source.given,
-            "made_by": fingerprint([VERSION, self._corpora, self.source.on_bad_file]),
-            "files": {file.name: [file.size, file.footer, file.etag] for file in self.source.files},
-        }
+        assert self.source is not None
+        mine = self._files(self.source)
         for path in sorted(self.root.glob("units-*/source.json")):
             began = read_json(path)
-            if began and all(began.get(key) == mine[key] for key in ("given", "made_by")):
+            if not began or any(began.get(key) != mine[key] for key in ("given", "made_by")):
+                continue
+            if path.parent == self.scratch or not began.get("ended"):
                 _check_same(began["files"], mine["files"], self.source, path.parent)
         if not (self.scratch / "source.json").exists():
             write_json(self.scratch / "source.json", mine)
 
+    def end(self) -> None:
+        """Write down that all units are there: the source may change from now on, for it then has another scan."""
+        assert self.source is not None
+        began = read_json(self.scratch / "source.json") or self._files(self.source)
+        if not began.get("ended"):
+            write_json(self.scratch / "source.json", began | {"ended": True})
+
+    def _files(self, source: Source) -> dict[str, Any]:
+        return {
+            "given": source.given,
+            "made_by": fingerprint([VERSION, {n: c.scan for n, c in self.domains.items()}, source.on_bad_file]),
+            "files": {file.name: [file.size, file.footer, file.etag] for file in source.files},
+        }
+
     def skipped(self) -> dict[str, str]:
         """What was left out of the source because it could not be read, and why: files, and row groups of files."""
-        left_out = dict(self.source.skipped)
-        for unit in self.source.units:
+        left_out = dict(self.source.skipped) if self.source else {}
+        for unit in self.units:
             manifest = read_manifest(self.scratch / unit.id) or {}
             if manifest.get("problem"):
                 left_out[f"{unit.name}, row groups {unit.first} to {unit.last}"] = manifest["problem"]
@@ -94,6 +149,20 @@ class Extraction:
             path = self.root / f"{name}.json"
             if not path.is_file() or folder.name not in path.read_text():
                 write_json(path, {"folder": folder.name})
+
+
+def open_extraction(
+    source: str, corpora: Mapping[str, Corpus], storage: Path, on_bad_file: OnBadFile = "refuse"
+) -> Extraction:
+    """The extraction of these corpora: its source is listed if a domain needs it, and its data sets are found.
+
+    Raises UserError as open_source and open_dataset.
+    """
+    root = storage / "data" / "corpora"
+    sets = {name: corpus for name, corpus in corpora.items() if isinstance(corpus, DatasetCorpus)}
+    documents = {name: Documents(open_dataset(name, corpus, storage), root) for name, corpus in sets.items()}
+    opened = open_source(source, storage, on_bad_file) if len(sets) < len(corpora) else None
+    return Extraction(opened, corpora, storage, documents)
 
 
 def is_finished(folder: Path) -> bool:

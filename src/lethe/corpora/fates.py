@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lethe.config import UserError
-from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.named import Corpus
 from lethe.corpora.near import near_duplicates
 from lethe.corpora.split import Kind, split
 
@@ -30,7 +30,7 @@ class Fates(NamedTuple):
     clusters: dict[str, int]
 
 
-def decide(index: pa.Table, signed: np.ndarray, corpora: Mapping[str, CorpusConfig]) -> Fates:
+def decide(index: pa.Table, signed: np.ndarray, corpora: Mapping[str, Corpus]) -> Fates:
     """The fate of candidates (columns DECIDING and page_hash), given their lethe.corpora.near.signatures.
 
     Over all corpora together, of equal texts one stays, of near duplicates as near_duplicates says; what stays of a
@@ -54,7 +54,7 @@ def decide(index: pa.Table, signed: np.ndarray, corpora: Mapping[str, CorpusConf
     return Fates(fates, kinds, {"clusters": len(several), "pages": int(several.sum())})
 
 
-def _share_out(name: str, corpus: CorpusConfig, pages: pa.Table, rows: np.ndarray, fates: np.ndarray) -> Kind:
+def _share_out(name: str, corpus: Corpus, pages: pa.Table, rows: np.ndarray, fates: np.ndarray) -> Kind:
     """Set the fates of a corpus's pages, in the order of their hashes, that lie in `rows` of all candidates."""
     tokens = pages["token_count"].to_numpy()
     hosts = _codes(pc.coalesce(pages["host"], pages["cluster"]))

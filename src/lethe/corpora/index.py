@@ -84,7 +84,7 @@ class Index:
         ]
 
     def finish(self) -> None:
-        """Write the manifest of an index whose units are all there, and let index.json name it."""
+        """Write the manifest of an index whose units are all there."""
         units = {unit.id: read_manifest(self.folder / unit.id) for unit in self.source.units}
         counts: Counter[str] = Counter()
         files: dict[str, Any] = {}
@@ -168,7 +168,7 @@ def _chunks(file: BinaryIO, metadata: pq.FileMetaData, groups: range) -> Iterato
     """The columns READ of row groups, some megabytes at a time."""
     columns = [name for name in READ if name in metadata.schema.to_arrow_schema().names]
     rows = min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, largest_page(file, metadata, groups, columns))))
-    parquet = pq.ParquetFile(file, metadata=metadata)
+    parquet = pq.ParquetFile(file, metadata=metadata, page_checksum_verification=True)  # of files that have them
     waiting: list[pa.RecordBatch] = []
     size = 0
     for batch in parquet.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):

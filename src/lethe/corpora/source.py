@@ -29,8 +29,8 @@ ALLOWED = (
 )
 UNIT_BYTES = 128_000_000  # of a unit's row groups, decoded, as the footer tells
 BATCH_ROWS = 256  # decoded at once
-BATCH_BYTES = 1 << 27  # fewer are where so many rows of the largest page's size could be more than this
-TABLE_ROWS, TABLE_BYTES = 1024, 1 << 24  # batches are handed on together until they are as much as one of these
+BATCH_BYTES = 1 << 28  # fewer are where so many rows of the largest page's size could be more than this
+TABLE_ROWS, TABLE_BYTES = 4096, 1 << 24  # batches are handed on together until they are as much as one of these
 BUFFER_BYTES = 1 << 20  # of a column that is being read; without it a whole column of a row group would be
 GAP = 1 << 18  # bytes that are rather read in vain than passed over by another request
 
@@ -255,15 +255,23 @@ def _decode(unit: Unit, file: BinaryIO, metadata: pq.FileMetaData) -> Iterator[p
     groups = range(unit.first, unit.last + 1)
     columns = [name for name in FINEWEB.names if name in metadata.schema.to_arrow_schema().names]
     rows = min(BATCH_ROWS, max(1, BATCH_BYTES // max(1, largest_page(file, metadata, groups, columns))))
-    parquet = pq.ParquetFile(file, metadata=metadata, buffer_size=BUFFER_BYTES)
-    waiting: list[pa.Table] = []
+    parquet = pq.ParquetFile(file, metadata=metadata, buffer_size=BUFFER_BYTES, page_checksum_verification=True)
+    waiting: list[pa.RecordBatch] = []
+    waiting_rows = waiting_bytes = 0
     for batch in parquet.iter_batches(rows, row_groups=groups, columns=columns, use_threads=False):
-        waiting.append(pa.table([_column(batch, field) for field in FINEWEB], FINEWEB))
-        if sum(w.num_rows for w in waiting) >= TABLE_ROWS or sum(w.nbytes for w in waiting) >= TABLE_BYTES:
-            yield pa.concat_tables(waiting).combine_chunks()  # kernels are slow on many chunks
-            waiting = []
+        waiting.append(batch)
+        waiting_rows, waiting_bytes = waiting_rows + batch.num_rows, waiting_bytes + batch.nbytes
+        if waiting_rows >= TABLE_ROWS or waiting_bytes >= TABLE_BYTES:
+            yield _pages(waiting)
+            waiting, waiting_rows, waiting_bytes = [], 0, 0
     if waiting:
-        yield pa.concat_tables(waiting).combine_chunks()
+        yield _pages(waiting)
+
+
+def _pages(batches: list[pa.RecordBatch]) -> pa.Table:
+    """As one table of schema FINEWEB, in one piece: kernels are slow on many."""
+    table = pa.Table.from_batches(batches)
+    return pa.table([_column(table, field) for field in FINEWEB], FINEWEB).combine_chunks()
 
 
 @contextmanager
@@ -354,8 +362,8 @@ def _bytes_of(column: Any) -> tuple[int, int]:
     return first, first + column.total_compressed_size
 
 
-def _column(batch: pa.RecordBatch, field: pa.Field) -> pa.Array:
-    if field.name not in batch.schema.names:
-        return pa.nulls(batch.num_rows, field.type)
-    column = batch.column(field.name)
+def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:
+    if field.name not in table.schema.names:
+        return pa.nulls(table.num_rows, field.type)
+    column = table[field.name]
     return column if column.type == field.type else column.cast(field.type)

@@ -1,115 +1,117 @@
-"""Every metric of a cell, each one function of its curves. One sign convention: a name is positive when it happens.
+"""What a cell lost and kept of a corpus, each metric one function of its own curves.
 
-Losses are nats per token on held-out text, L_X(AB) the loss on X of the model trained on A, then B. X is *learned* in
-the first stage in which it has the largest weight; stages after that are *later*. A metric is None where undefined.
-
-To add a metric, write a function and name it in CORPUS_METRICS (one value a corpus) or CELL_METRICS.
+One sign convention: a name is positive when it happens. L_X(AB) is the held-out loss on X of the model trained on A,
+then B. X is *learned* in the first stage in which it has the largest weight; stages after that are *later*. A metric is
+None where undefined. Those in units of loss are computed in nats per token and, from the curves in bits per byte, once
+more (`NAME_bpb/X`), which can be compared across tokenizers; shares and tokens are the same in both. Between two marks
+a curve is taken as straight. What needs other cells, or several corpora, stands in `transfer.py`.
 """
-
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-
-@dataclass(frozen=True)
-class StageCurve:
-    """One stage as measured: `points[name]` is float64 [marks, 2], tokens since its start against the value.
-
-    `peak_flops` is the peak FLOP/s of all devices that trained it together, None for unknown ones.
-    """
-
-    mixture: dict[str, float]
-    tokens: int
-    seconds: float
-    points: dict[str, np.ndarray]
-    flops_per_token: int = 0
-    peak_flops: float | None = None
-
-    def start(self, name: str) -> float:
-        return float(self.points[name][0, 1])
-
-    def end(self, name: str) -> float:
-        return float(self.points[name][-1, 1])
-
-
-@dataclass(frozen=True)
-class History:
-    """The stages of a cell in order, and the first stages of all cells of the same model and seed as references."""
-
-    stages: Sequence[StageCurve]
-    roots: Sequence[StageCurve] = ()
-
-    def learned_in(self, corpus: str) -> int | None:
-        """Index of the stage in which the corpus was learned."""
-        for i, stage in enumerate(self.stages):
-            if stage.mixture.get(corpus, 0) == max(stage.mixture.values()):
-                return i
-        return None
-
-    def later(self, corpus: str) -> Sequence[StageCurve]:
-        """The stages after the one in which the corpus was learned; none for a corpus never learned."""
-        learned = self.learned_in(corpus)
-        return () if learned is None else self.stages[learned + 1 :]
-
-    @property
-    def trained_on(self) -> set[str]:
-        return {corpus for stage in self.stages for corpus in stage.mixture}
-
-
-Metric = Callable[[History, str], float | None]
+from lethe.evaluation.fits import PowerLaw, fit_growth
+from lethe.evaluation.history import History
 
 
 def final_loss(history: History, corpus: str) -> float | None:
     """L_X at the end of the sequence."""
-    return history.stages[-1].end(f"loss/{corpus}")
+    return float(history.losses(corpus)[-1])
 
 
 def learned_loss(history: History, corpus: str) -> float | None:
     """L_X when X's own stage ended."""
     learned = history.learned_in(corpus)
-    return None if learned is None else history.stages[learned].end(f"loss/{corpus}")
+    return None if learned is None else float(history.losses(corpus)[learned + 1])
 
 
 def forgetting(history: History, corpus: str) -> float | None:
-    """L_A(AB) - L_A(A): backward transfer (Lopez-Paz & Ranzato 2017) with the sign turned, for losses."""
-    return _rise(history, f"loss/{corpus}", corpus)
+    """L_A(AB) - L_A(A): minus the backward transfer of Lopez-Paz & Ranzato 2017 (GEM), for losses.
 
-
-def forgetting_bpb(history: History, corpus: str) -> float | None:
-    """`forgetting` in bits per byte of text, which can be compared across tokenizers."""
-    return _rise(history, f"bpb/{corpus}", corpus)
-
-
-def _rise(history: History, name: str, corpus: str) -> float | None:
-    later = history.later(corpus)
-    learned = history.learned_in(corpus)
-    return later[-1].end(name) - history.stages[learned].end(name) if later and learned is not None else None
-
-
-def fraction_lost(history: History, corpus: str) -> float | None:
-    """(L_A(AB) - L_A(A)) / (L_A(B) - L_A(A)): 0 nothing is lost, 1 as if A had never been seen.
-
-    L_A(B) is the end of a first stage, at the same model and seed, on this cell's last corpus and not on A.
+    Below 0 where the later stages still taught A something.
     """
-    lost, learned, last = forgetting(history, corpus), learned_loss(history, corpus), history.stages[-1].mixture
-    main = max(last, key=lambda name: last[name])
-    never = [
-        root.end(f"loss/{corpus}") for root in history.roots if main in root.mixture and corpus not in root.mixture
-    ]
-    if lost is None or learned is None or not never or never[0] <= learned:
+    learned = history.learned_in(corpus)
+    if learned is None or learned + 1 == len(history.stages):
         return None
-    return lost / (never[0] - learned)
+    losses = history.losses(corpus)
+    return float(losses[-1] - losses[learned + 1])
+
+
+def forgetting_best(history: History, corpus: str) -> float | None:
+    """Loss at the end minus the lowest after any earlier stage (Chaudhry et al. 2018, eq. 3, for losses).
+
+    Differs from `forgetting` only after three stages and more.
+    """
+    if forgetting(history, corpus) is None:
+        return None
+    losses = history.losses(corpus)
+    return float(losses[-1] - losses[1:-1].min())
 
 
 def forgetting_area(history: History, corpus: str) -> float | None:
-    """Mean of L_A(t) - L_A(A) over the tokens of the later stages (trapezoids between marks)."""
-    later, learned = history.later(corpus), learned_loss(history, corpus)
-    if not later or learned is None:
+    """Mean of L_A(t) - L_A(A) over the tokens of the later stages: forgetting averaged over time."""
+    curve = _forgotten(history, corpus)
+    if curve is None or not curve[-1, 0]:
         return None
-    areas = [np.trapezoid(s.points[f"loss/{corpus}"][:, 1] - learned, s.points[f"loss/{corpus}"][:, 0]) for s in later]
-    spans = [s.points[f"loss/{corpus}"][-1, 0] for s in later]
-    return float(sum(areas) / sum(spans)) if sum(spans) else None
+    return float(np.trapezoid(curve[:, 1], curve[:, 0]) / curve[-1, 0])
+
+
+def half_forgetting_tokens(history: History, corpus: str) -> float | None:
+    """Tokens of the later stages after which half of the final forgetting is first reached; None without any."""
+    curve = _forgotten(history, corpus)
+    if curve is None or curve[-1, 1] <= 0:
+        return None
+    return first_at_or_below(curve * [1, -1], -curve[-1, 1] / 2)
+
+
+def compute_equivalent(history: History, corpus: str) -> float | None:
+    """Share of the tokens of A's own stage whose effect is lost: 1 - c, after Marek 2026 ("compute multiplier").
+
+    c is the share of that stage after which L_A had first come down to L_A(AB). 0 where nothing is lost, 1 where the
+    model is no better on A than before that stage. The rate decays at a stage's end, and with it the loss falls
+    steeply: a little forgetting costs much of it.
+    """
+    lost = forgetting(history, corpus)
+    if lost is None or lost <= 0:
+        return None if lost is None else 0.0
+    own = history.own(corpus)
+    reached = first_at_or_below(own, history.losses(corpus)[-1])  # it was: at its end it was lower
+    return None if reached is None or not own[-1, 0] else float(1 - reached / own[-1, 0])
+
+
+def stability_gap(history: History, corpus: str) -> float | None:
+    """How far L_A rose above its end within the first later stage, whose end may be better (De Lange et al. 2023)."""
+    learned = history.learned_in(corpus)
+    if learned is None or learned + 1 == len(history.stages):
+        return None
+    values = history.stages[learned + 1].points[f"{history.unit}/{corpus}"][:, 1]
+    return float(values.max() - values[-1])
+
+
+def time_to_recover(history: History, corpus: str) -> float | None:
+    """Tokens of the later stages until L_A, past its peak, is back at L_A(A) (after De Lange et al. 2023).
+
+    0 where it never rose above, None where it does not come back.
+    """
+    curve = _forgotten(history, corpus)
+    if curve is None:
+        return None
+    peak = int(curve[:, 1].argmax())
+    return 0.0 if curve[peak, 1] <= 0 else first_at_or_below(curve[peak:], 0.0)
+
+
+def relearning_savings(history: History, corpus: str) -> float | None:
+    """1 - tokens of A to be back at L_A(A) / tokens that A took at first (savings, Ebbinghaus 1885).
+
+    The tokens are those of a side branch that trains on A again after the last stage. Near 1 where A was only out of
+    reach, 0 where nothing of it was left. None without such a branch, and where the branch is too short to come back:
+    then the savings are below 1 - its tokens / those of A's own stage.
+    """
+    branch, level = history.branches.get(corpus), learned_loss(history, corpus)
+    if branch is None or level is None:
+        return None
+    again = first_at_or_below(branch.points[f"{history.unit}/{corpus}"], level)
+    first = first_at_or_below(history.own(corpus), level)
+    return None if again is None or not first else 1 - again / first
 
 
 def plasticity(history: History, corpus: str) -> float | None:
@@ -117,113 +119,49 @@ def plasticity(history: History, corpus: str) -> float | None:
     learned = history.learned_in(corpus)
     if learned is None:
         return None
-    return history.stages[learned].start(f"loss/{corpus}") - history.stages[learned].end(f"loss/{corpus}")
+    losses = history.losses(corpus)
+    return float(losses[learned] - losses[learned + 1])
 
 
-def intransigence(history: History, corpus: str) -> float | None:
-    """L_B(AB) - L_B(A+B) when B's own stage ended (Chaudhry et al. 2018, joint minus sequential)."""
-    return _minus(learned_loss(history, corpus), _combined_loss(history, corpus))
+def forgetting_exponent(history: History, corpus: str) -> float | None:
+    """Exponent b of `fits.growth` over the later stages: below 0 forgetting levels off, at 0 it grows as a logarithm.
 
-
-def gap_to_combined(history: History, corpus: str) -> float | None:
-    """L_X at the end minus that of training on everything at once, the usual upper bound."""
-    return _minus(final_loss(history, corpus), _combined_loss(history, corpus))
-
-
-def _combined_loss(history: History, corpus: str) -> float | None:
-    if len(history.stages) == 1:
-        return None
-    losses = [root.end(f"loss/{corpus}") for root in history.roots if set(root.mixture) == history.trained_on]
-    return losses[0] if losses and len(history.trained_on) > 1 else None
-
-
-def _minus(a: float | None, b: float | None) -> float | None:
-    return None if a is None or b is None else a - b
-
-
-def backward_transfer(history: History) -> float | None:
-    """Mean of -forgetting over the earlier corpora (Lopez-Paz & Ranzato 2017, eq. 3, for losses)."""
-    lost = [value for corpus in sorted(history.trained_on) if (value := forgetting(history, corpus)) is not None]
-    return -sum(lost) / len(lost) if lost else None
-
-
-def forward_transfer(history: History) -> float | None:
-    """Mean over later-learned corpora of L_B(init) - L_B(A): what A taught of B before B was seen."""
-    gains = [
-        history.stages[0].start(f"loss/{corpus}") - history.stages[learned].start(f"loss/{corpus}")
-        for corpus in sorted(history.trained_on)
-        if (learned := history.learned_in(corpus))
-    ]
-    return sum(gains) / len(gains) if gains else None
-
-
-def average_loss(history: History) -> float | None:
-    """Mean of the final losses over the corpora that the cell trained on."""
-    losses = [history.stages[-1].end(f"loss/{corpus}") for corpus in sorted(history.trained_on)]
-    return sum(losses) / len(losses)
-
-
-def tokens(history: History) -> float | None:
-    """Tokens trained on over the sequence, shared stages counted."""
-    return float(sum(stage.tokens for stage in history.stages))
-
-
-def train_seconds(history: History) -> float | None:
-    """Wall time of the stages as recorded when they were trained, evaluations included."""
-    return sum(stage.seconds for stage in history.stages)
-
-
-def tokens_per_second(history: History) -> float | None:
-    """`tokens` over `train_seconds`."""
-    seconds = sum(stage.seconds for stage in history.stages)
-    return sum(stage.tokens for stage in history.stages) / seconds if seconds else None
-
-
-def mfu(history: History) -> float | None:
-    """Model FLOPs utilisation (Chowdhery et al. 2022, appendix B): FLOPs of the tokens over what the devices could do.
-
-    That is `tokens_per_second` x FLOPs a token / peak FLOP/s where all stages ran on equal devices; None if any ran on
-    an unknown one. Evaluations count as time, and what an intervention computes besides does not count as FLOPs.
+    None where no power law fits: at the edge of its range, as where a rise is followed by a recovery.
     """
-    could = 0.0
-    for stage in history.stages:
-        if stage.peak_flops is None:
-            return None
-        could += stage.seconds * stage.peak_flops
-    return sum(stage.tokens * stage.flops_per_token for stage in history.stages) / could if could else None
+    law = forgetting_law(history, corpus)
+    return None if law is None or law.exponent_error is None else law.exponent
 
 
-CORPUS_METRICS: dict[str, Metric] = {
-    f.__name__: f
-    for f in (
-        final_loss,
-        learned_loss,
-        forgetting,
-        forgetting_bpb,
-        fraction_lost,
-        forgetting_area,
-        plasticity,
-        intransigence,
-        gap_to_combined,
-    )
-}
-CELL_METRICS: dict[str, Callable[[History], float | None]] = {
-    f.__name__: f
-    for f in (
-        backward_transfer,
-        forward_transfer,
-        average_loss,
-        tokens,
-        train_seconds,
-        tokens_per_second,
-        mfu,
-    )
-}
+def forgetting_exponent_error(history: History, corpus: str) -> float | None:
+    """Standard error of `forgetting_exponent` from this curve alone; between seeds it varies more."""
+    law = forgetting_law(history, corpus)
+    return None if law is None else law.exponent_error
 
 
-def metrics(history: History, corpora: Sequence[str]) -> dict[str, float | None]:
-    """Every metric of a cell, by its name in results and MLflow: `NAME/CORPUS`, or `NAME` for the cell's own."""
-    values = {
-        f"{name}/{corpus}": metric(history, corpus) for name, metric in CORPUS_METRICS.items() for corpus in corpora
-    }
-    return values | {name: metric(history) for name, metric in CELL_METRICS.items()}
+def forgetting_fit_r2(history: History, corpus: str) -> float | None:
+    """Share of the variance of forgetting over the later marks that its power law explains."""
+    law = forgetting_law(history, corpus)
+    return None if law is None else law.r2
+
+
+def forgetting_law(history: History, corpus: str) -> PowerLaw | None:
+    """The power law of forgetting against the tokens of the later stages; None where nothing is forgotten."""
+    curve = _forgotten(history, corpus)
+    return None if curve is None else fit_growth(curve[:, 0], curve[:, 1])
+
+
+def first_at_or_below(curve: np.ndarray, level: float) -> float | None:
+    """Tokens at which a curve (float64 [marks, 2], tokens and value) first is at or below `level`; None if never."""
+    below = np.flatnonzero(curve[:, 1] <= level)
+    if not below.size:
+        return None
+    if below[0] == 0:
+        return float(curve[0, 0])
+    (x0, y0), (x1, y1) = curve[below[0] - 1 : below[0] + 1]
+    return float(x0 + (x1 - x0) * (y0 - level) / (y0 - y1))
+
+
+def _forgotten(history: History, corpus: str) -> np.ndarray | None:
+    """L_A(t) - L_A(A) over the later stages: float64 [marks, 2], tokens and nats; None without later stages."""
+    curve, learned = history.after(corpus), learned_loss(history, corpus)
+    return curve - [0, learned] if len(curve) and learned is not None else None
