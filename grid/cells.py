@@ -10,7 +10,7 @@ from functools import cache
 from itertools import product
 
 from grid.spec import Axes, Grid, Part
-from lethe.interventions import InterventionConfig, find
+from lethe.interventions import InterventionConfig
 from lethe.training.stage import Stage
 
 PLAIN = InterventionConfig(kind="none")
@@ -74,7 +74,7 @@ def _sequence(grid: Grid, baseline: str, model: str, ratio: float, label: str, s
             intervention=grid.interventions[label] if stages else PLAIN,
             parent=stages[-1] if stages else None,
         )
-        stages.append(_with_reads(stage))
+        stages.append(stage.with_reads())
         for corpus, windows in stage.drawn.items():
             seen[corpus] += windows
     return tuple(stages)
@@ -106,12 +106,3 @@ def _interleave(part: Part, ratio: float, seen: Counter[str]) -> dict[str, float
 def _tokens(grid: Grid, part: Part, ratio: float) -> int:
     budget = part.tokens or grid.stage.tokens * len(part.mixture)
     return round(budget / (1 - ratio)) if grid.stage.interleaving == "add" else budget
-
-
-def _with_reads(stage: Stage) -> Stage:
-    kind = find(stage.intervention.kind)
-    parameters = kind.Parameters.model_validate(stage.intervention.parameters)
-    if not kind.trains:
-        stage = Stage(**dict(stage) | {"tokens": 0})
-    reads = kind.reads(parameters, stage)
-    return Stage(**dict(stage) | {"reads": reads}) if reads else stage

@@ -13,6 +13,7 @@ from grid.cluster import ensure_ray
 from grid.spec import Grid
 from grid.tree import Tree, describe, needed_stages
 from lethe.config import UserError
+from lethe.evaluation.mine import make_probes
 from lethe.files import write_json
 from lethe.progress import say
 from lethe.tokens.shards import TokenData
@@ -71,6 +72,8 @@ def _run(grid: Grid, data: TokenData, uri: str) -> int:
 
     tree = Tree(grid)
     check_budgets(tree, data)
+    if asked := tree.grid.stage.evaluation.probes:
+        make_probes(data, asked)  # once, so that no trial does
     keys, store = keys_of(tree, data), StageStore(grid.storage / "runs" / "stages")
     setup = _setup(tree, data)
     measured = setup.job(next(iter(tree.stages.values()))).measured

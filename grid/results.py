@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grid.cells import Cell
+from grid.costs import cell_costs
 from grid.search import Outcome
 from grid.spec import Grid
 from lethe.devices import peak_flops
@@ -48,7 +49,7 @@ class Results:
             "status": outcome.status,
             "reason": outcome.reason,
             "stage_key": self.keys[cell.stages[-1].identity],
-        }
+        } | cell_costs(self.grid, cell)
         return row | (self._metrics(cell) if outcome.status == "finished" else {})
 
     def curve(self, cell: Cell) -> pa.Table:
@@ -68,7 +69,7 @@ class Results:
         rows = [self.row(cell, outcomes[cell.name]) for cell in self.cells]
         names = list(dict.fromkeys(name for row in rows for name in row))
         texts = {"cell", "baseline", "model", "intervention", "intervention_kind", "intervention_config"}
-        texts |= {"status", "reason", "stage_key"}
+        texts |= {"status", "reason", "stage_key", "needs", "budget"}
         schema = [(n, pa.string() if n in texts else pa.int64() if n == "seed" else pa.float64()) for n in names]
         _replace(self.grid.folder / "results.parquet", pa.Table.from_pylist(rows, pa.schema(schema)))
         curves = [self.curve(cell) for cell in self.cells if outcomes[cell.name].status == "finished"]

@@ -76,6 +76,8 @@ class Tracker:
             "status",
             "reason",
             "stage_key",
+            "needs",
+            "budget",
         }
         points += [
             (name, value, last)
@@ -94,7 +96,7 @@ class Tracker:
         return self.client.create_run(self.experiment, run_name=cell.name, tags={"lethe.cell": cell.name})
 
     def _describe(self, run_id: str, cell: Cell, row: dict[str, Any]) -> None:
-        for tag in ("stage_key", "status", "reason", "intervention_kind", "intervention_config"):
+        for tag in ("stage_key", "status", "reason", "intervention_kind", "intervention_config", "needs", "budget"):
             if row[tag] is not None:
                 self.client.set_tag(run_id, f"lethe.{tag}", row[tag])
         stages = [stage.model_dump(mode="json", exclude={"parent", "reads"}) for stage in cell.stages]

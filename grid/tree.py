@@ -1,13 +1,16 @@
 """The stage tree: all cells' stages with equal ones merged, and what that costs and saves. Starts nothing."""
 
+import math
 from collections import Counter
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Any
 
+from grid import costs
 from grid.cells import Cell, expand
 from grid.spec import Grid
 from lethe.devices import Room, readable
+from lethe.interventions import find
 from lethe.model.cost import Memory, flops_per_token, memory, parameters
 from lethe.training.stage import Stage
 
@@ -62,6 +65,7 @@ class Tree:
             "tokens_without_sharing": sum(_tokens(s) for cell in self.cells for s in needed_stages(cell).values()),
             "flops": sum(stage["flops"] for stage in stages),
             "models": {name: self._model(name) for name in self.grid.models},
+            "costs": costs.table(self.grid),
             "stage_list": stages,
             "cell_list": [_cell(cell) for cell in self.cells],
             "config": self.grid.model_dump(mode="json", exclude={"storage"}),
@@ -69,6 +73,7 @@ class Tree:
 
     def _stage(self, identity: str, keys: Mapping[str, str] | None, finished: frozenset[str]) -> dict[str, Any]:
         stage, model = self.stages[identity], self.model_of[identity]
+        plain = _tokens(stage) * flops_per_token(stage.model, self.grid.tokenizer.vocab_size)
         result = {
             "id": identity,
             "parent": stage.parent.identity if stage.parent else None,
@@ -76,7 +81,7 @@ class Tree:
             "model": model,
             "seed": stage.seed,
             "tokens": _tokens(stage),
-            "flops": _tokens(stage) * flops_per_token(stage.model, self.grid.tokenizer.vocab_size),
+            "flops": round(plain * costs.cost_of(stage.intervention).flops),
             "cells": self.uses[identity],
         }
         return result if keys is None else result | {"key": keys[identity], "reused": identity in finished}
@@ -92,17 +97,18 @@ class Tree:
 
 
 def memory_of(grid: Grid, model: str) -> Memory:
-    """What one worker of a model needs under the grid's batch, precision and resources."""
-    asked, stage = grid.resources_of(model), grid.stage
+    """What one worker of a model needs under the grid's batch, precision, resources and dearest intervention."""
+    asked, stage, extra = grid.resources_of(model), grid.stage, costs.dearest(grid)
     each = stage.batch // asked.workers
-    return memory(
+    need = memory(
         grid.models[model],
         grid.tokenizer.vocab_size,
-        rows=min(asked.micro_batch or each, each),
+        rows=math.ceil(min(asked.micro_batch or each, each) * (1 + extra.rows)),
         precision=stage.precision,
         held_out=-(-stage.evaluation.sequences // asked.workers),
         gpu=asked.gpus > 0,
     )
+    return need._replace(weights=round(need.weights * (1 + extra.weights)))
 
 
 def with_rooms(plan: dict[str, Any], rooms: Mapping[str, Room]) -> dict[str, Any]:
@@ -129,13 +135,22 @@ def needed_stages(cell: Cell) -> dict[str, Stage]:
 
 
 def stage_name(stage: Stage) -> str:
-    """For people: `food`, `automotive 95% + food 5% after food`, with the intervention where there is one."""
+    """For people: `food`, `automotive 95% + food 5% after food`, or `automotive with ewc (strength 10) after food`."""
     parts = sorted(stage.mixture.items(), key=lambda item: -item[1])
     shares = [corpus if len(parts) == 1 else f"{corpus} {100 * share:.3g}%" for corpus, share in parts]
     name = " + ".join(shares)
     if stage.intervention.kind != "none":
         name += f" with {stage.intervention.kind}"
+        parameters = find(stage.intervention.kind).Parameters.model_validate(stage.intervention.parameters)
+        chosen = parameters.model_dump(mode="json", exclude_defaults=True).items()
+        name += f" ({', '.join(f'{field} {_words(value)}' for field, value in chosen)})" if chosen else ""
     return f"{name} after {stage_name(stage.parent)}" if stage.parent else name
+
+
+def _words(value: Any) -> str:
+    if isinstance(value, list):
+        return " and ".join(map(_words, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _tokens(stage: Stage) -> int:
@@ -176,6 +191,7 @@ def describe(plan: Mapping[str, Any]) -> str:
             walk(stage["id"], depth + 1)
 
     walk(None, 0)
+    lines += costs.describe(plan["costs"])
     lines.append(
         f"  {plan['tokens']:,} tokens and {plan['flops']:.3g} FLOPs; without sharing stages "
         f"{plan['tokens_without_sharing']:,} tokens ({saved:.0%} saved)"

@@ -121,7 +121,7 @@ def _stage(config: TrainConfig, store: StageStore) -> Stage:
         seed=config.seed,
         intervention=config.intervention,
         parent=parent,
-    )
+    ).with_reads()
 
 
 def _make_tokens(config: TrainConfig) -> Path:

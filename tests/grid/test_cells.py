@@ -177,7 +177,7 @@ def test_every_problem_of_a_grid_is_named_at_once(grid):
         ({"baselines": [{"x": ["food", "sport"]}]}, "found 'sport'; allowed: the corpora of this grid"),
         ({"corpora": ["food"]}, "'sequential_ab' is defined for two corpora, found 1"),
         ({"baselines": [{"x": [{"food": 0}]}]}, "at least one weight above 0"),
-        ({"interventions": {"x": {"kind": "magic"}}}, "found 'magic'; allowed: l2_sp, none"),
+        ({"interventions": {"x": {"kind": "magic"}}}, "found 'magic'; allowed: average, distill,"),
         ({"stage": BASE["stage"] | {"tokens": 100}}, "stage.tokens: found 100; allowed: at least one batch"),
         (
             {"stage": BASE["stage"] | {"relearning_tokens": 9}},

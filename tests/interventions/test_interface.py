@@ -63,11 +63,40 @@ AVERAGE = """
             for name, parameter in model.named_parameters():
                 parameter.data.lerp_(other[name].data, 0.5)
 """
+# As the README shows it.
+BALL = """
+    \"""Keep the weights in a ball around the model of A: what would leave it stops at its surface.\"""
+
+    from pydantic import NonNegativeFloat
+
+    from lethe.config import Config
+    from lethe.interventions.interface import Cost, Intervention
+
+
+    class Ball(Intervention):
+        class Parameters(Config):
+            radius: NonNegativeFloat
+
+        def __init__(self, parameters, switch):
+            super().__init__(parameters, switch)
+            self.anchor = dict(switch.frozen(switch.parent).named_parameters())
+
+        @classmethod
+        def cost(cls, parameters):
+            return Cost(weights=1)
+
+        def after_step(self, model, learning_rate):
+            moved = {name: weight.data - self.anchor[name] for name, weight in model.named_parameters()}
+            length = sum(change.square().sum() for change in moved.values()).sqrt()
+            if length > self.parameters.radius:
+                for name, weight in model.named_parameters():
+                    weight.data = self.anchor[name] + moved[name] * (self.parameters.radius / length)
+"""
 
 
 @pytest.fixture
 def own_kinds(add_kinds) -> None:
-    add_kinds({"freeze_test": FREEZE, "rehearse": REHEARSE, "average_test": AVERAGE})
+    add_kinds({"freeze_test": FREEZE, "rehearse": REHEARSE, "average_test": AVERAGE, "ball": BALL})
 
 
 @pytest.fixture
@@ -110,7 +139,7 @@ def loss(job: Job, corpus: str, where: int = -1) -> float:
 def test_the_kinds_are_the_files():
     assert {"none", "l2_sp"} <= set(kinds())
     assert "interface" not in kinds()
-    with pytest.raises(ValueError, match="found 'magic'; allowed: .*l2_sp, none"):
+    with pytest.raises(ValueError, match="found 'magic'; allowed: .*l2_sp, lora"):
         find("magic")
 
 
@@ -155,3 +184,27 @@ def test_a_stage_after_a_reshaped_one_has_its_shape(run):
     job = run(FOOD, after_food("grow"), last)
     assert set(weights(job)) == {"bias", *(f"trunk.{name}" for name in weights(run(FOOD)))}
     assert loss(job, "food", 0) == loss(run(FOOD, after_food("grow")), "food")
+
+
+def test_one_of_ones_own_is_a_file_of_under_40_lines(run):
+    """Its limits: a radius that is never reached is plain training, none is the model of A."""
+    assert len(BALL.splitlines()) < 40
+
+    def ball(radius: float) -> Job:
+        return run(FOOD, after_food(intervention=InterventionConfig(kind="ball", radius=radius)))
+
+    plain, before = weights(run(FOOD, after_food())), weights(run(FOOD))
+    assert all(torch.equal(tensor, plain[name]) for name, tensor in weights(ball(1e9)).items())
+    assert all(torch.equal(tensor, before[name]) for name, tensor in weights(ball(0)).items())
+    moved = [(tensor - before[name]).double() for name, tensor in weights(ball(0.5)).items()]
+    assert torch.cat([change.flatten() for change in moved]).norm().item() == pytest.approx(0.5, rel=1e-3)
+    assert loss(run(FOOD), "food") < loss(ball(0.5), "food") < loss(run(FOOD, after_food()), "food")
+
+
+def test_the_version_of_a_kind_is_in_the_keys_of_its_stages_alone(own_kinds, monkeypatch):
+    fingerprints = {"food": "f", "automotive": "a", "tokenizer": "t"}
+    plain, soft = after_food(), after_food("rehearse")
+    before = plain.key(fingerprints), soft.key(fingerprints)
+    monkeypatch.setattr(find("rehearse"), "version", 2)
+    assert plain.key(fingerprints) == before[0]
+    assert soft.key(fingerprints) != before[1]

@@ -9,6 +9,7 @@ from dataclasses import replace
 
 from lethe.evaluation import forgetting, transfer
 from lethe.evaluation.history import History
+from lethe.evaluation.probe_metrics import probe_metrics
 
 CorpusMetric = Callable[[History, str], float | None]
 CellMetric = Callable[[History], float | None]
@@ -84,4 +85,4 @@ def metrics(history: History, corpora: Sequence[str]) -> dict[str, float | None]
     for read, suffix in ((history, ""), (replace(history, unit="bpb"), "_bpb")):
         values |= {f"{name}{suffix}/{x}": metric(read, x) for name, metric in CORPUS_LOSSES.items() for x in corpora}
         values |= {f"{name}{suffix}": metric(read) for name, metric in CELL_LOSSES.items()}
-    return values
+    return values | probe_metrics(history, corpora)

@@ -59,4 +59,5 @@ def _describe(kind: type[Intervention], error: dict[str, Any]) -> str:
         return f"{name}: missing; it must be given"
     if error["type"] == "extra_forbidden":
         return f"unknown field {name!r}; allowed: {', '.join(['kind', *kind.Parameters.model_fields])}"
-    return f"{name}: found {error['input']!r}; allowed: {error['msg'].removeprefix('Input ')}"
+    allowed = error["msg"].removeprefix("Input ").removeprefix("Value error, ")
+    return f"{name}: found {error['input']!r}; allowed: {allowed}"

@@ -1,41 +1,116 @@
 """The interface of interventions: every hook has a neutral default, so that a file holds only what it changes.
 
-The order in a stage: `reads` while the tree is planned; `at_switch` once, on the parent's model; `learning_rates`
-once; then for each step `extra_rows`, `penalty`, `after_step`; `at_end` once; `tensors` whenever weights are saved.
-What acts at inference is a property of the model that `at_switch` returns: its `forward(ids)` gives the logits that
-training, evaluation and sampling use.
+The order in a stage: `cost` and `reads` while the tree is planned; `at_switch` once, on the parent's model;
+`learning_rates` once; then for each step `rate`, `extra_rows`, `penalty`, `after_step`; `at_end` once; `tensors` and
+`state` whenever a checkpoint is written. What acts at inference is a property of the model that `at_switch` returns:
+its `forward(ids)` gives the logits that training, evaluation and sampling use.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from lethe.config import Config
+from lethe.config import Config, UserError
 
 if TYPE_CHECKING:
+    import torch
     from numpy import ndarray
     from torch import Tensor, nn
 
+    from lethe.tokens.shards import TokenData
     from lethe.training.stage import Stage
+    from lethe.training.store import StageStore
+    from lethe.worker import Worker
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What an intervention needs of the earlier corpora, and costs beside a plain stage of the same tokens."""
+
+    needs: Literal["nothing", "statistics", "samples", "buffer"] = "nothing"
+    """Of the earlier corpora: nothing but the finished model; numbers computed on their text; texts sampled from the
+    model (which needs the unigram counts at most); rows of their text."""
+    weights: float = 0
+    """Further copies of the model's weights in memory."""
+    rows: float = 0
+    """Rows that a step adds to its batch, as a share of it: added tokens, for the stage's own stay as many."""
+    flops: float = 1
+    """FLOPs over those of a plain stage; what is done once at the switch is left out."""
 
 
 @dataclass(frozen=True)
 class Switch:
-    """What an intervention may look at: its stage, and the finished models of the stages that this one reads."""
+    """What an intervention may look at: its stage, and all of the finished stages that this one follows or reads."""
 
     stage: Stage
-    load: Callable[[Stage], nn.Module]
+    store: StageStore
+    fingerprints: Mapping[str, str]
+    """Of the data, as stage keys need them."""
+    worker: Worker
+    token_data: TokenData | None = None
+    """None where a finished model is only loaded."""
+
+    @property
+    def parent(self) -> Stage:
+        """The stage before this one; UserError where there is none, and so nothing to forget."""
+        if self.stage.parent is None:
+            raise UserError(f"intervention: found {self.stage.intervention.kind!r}; allowed without a parent: none")
+        return self.stage.parent
+
+    @property
+    def data(self) -> TokenData:
+        """The token shards of all corpora; only in training."""
+        assert self.token_data is not None, "a finished model is loaded without its data"
+        return self.token_data
+
+    def load(self, stage: Stage) -> nn.Module:
+        """The model of a finished stage, on the CPU."""
+        from lethe.training.load import load_model
+
+        return load_model(self.store, stage.key(self.fingerprints))
+
+    def frozen(self, stage: Stage) -> nn.Module:
+        """The model of a finished stage on the worker's device, to be looked at only."""
+        return self.load(stage).to(self.worker.device).eval().requires_grad_(False)
+
+    def record(self, stage: Stage) -> dict[str, Any]:
+        """The record of a finished stage (stage.json)."""
+        record = self.store.record(key := stage.key(self.fingerprints))
+        if record is None:
+            raise UserError(f"{self.store.folder(key)}: not a finished stage (no whole stage.json there)")
+        return record
+
+    def artefact(
+        self, stage: Stage, kind: str, parameters: dict[str, Any], make: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What `make()` derives from a finished stage, made once and shared by all stages that ask for the same.
+
+        `kind` and `parameters` must say all that determines it beside the stage. On the CPU; all ranks call this.
+        """
+        from lethe.training.artefacts import artefact
+
+        about = {"stage": stage.key(self.fingerprints), "kind": kind, "parameters": parameters}
+        return artefact(self.store.root.parent / "artefacts", self.worker, about, make)
+
+    def autocast(self) -> torch.autocast:
+        """The precision of the stage's forward passes, for those of a teacher."""
+        import torch
+
+        device = torch.device(self.worker.device).type
+        return torch.autocast(device, torch.bfloat16, self.stage.recipe.precision == "bf16")
 
 
 class Intervention:
     """Base of all kinds. `Parameters` are the fields beside `kind` in YAML, with their defaults."""
 
     Parameters: ClassVar[type[Config]] = Config
+    # Raise it with every change that alters the weights of an unchanged stage of this kind; stage keys hold it.
+    version: ClassVar[int] = 1
     # Whether `at_switch` returns a model of another shape; such a stage is loaded through its parent's.
     reshapes: ClassVar[bool] = False
-    # Whether the stage trains; one that does not is derived from finished stages in zero steps.
+    # Whether the stage trains; one that does not is derived from the first stage it reads, in zero steps.
     trains: ClassVar[bool] = True
 
     def __init__(self, parameters: Config, switch: Switch) -> None:
@@ -43,8 +118,16 @@ class Intervention:
         self.switch = switch
 
     @classmethod
+    def cost(cls, parameters: Config) -> Cost:
+        """What it needs and costs, for the plan and the results."""
+        return Cost()
+
+    @classmethod
     def reads(cls, parameters: Config, stage: Stage) -> tuple[Stage, ...]:
-        """The stages besides the parent that must be finished before this one starts (a teacher, a control)."""
+        """The stages besides the parent that must be finished before this one starts (a teacher, a control).
+
+        `stage` has the budget of a stage that trains, also where this one does not.
+        """
         return ()
 
     def at_switch(self, model: nn.Module) -> nn.Module:
@@ -55,12 +138,16 @@ class Intervention:
         """Factors on the learning rate, by parameter name; 0 freezes, a name left out has 1."""
         return {}
 
+    def rate(self, step: int, planned: float) -> float:
+        """The learning rate of a step, where the stage's recipe gives `planned`."""
+        return planned
+
     def extra_rows(self, step: int) -> ndarray | None:
         """Rows that ride along in the step's forward pass: int64 [n, context + 1], on every rank its own."""
         return None
 
     def penalty(self, logits: Tensor, rows: Tensor, extra: int) -> Tensor | None:
-        """What is added to the step's loss.
+        """What is added to the loss of a forward pass; a step's is the mean over its passes and ranks.
 
         `rows` is int64 [n + extra, context + 1], the extra rows last; `logits` float [n + extra, context, V] are
         the model's at rows[:, :-1]. The stage's own loss is taken over the first n rows.
@@ -76,3 +163,10 @@ class Intervention:
     def tensors(self, model: nn.Module) -> dict[str, Tensor]:
         """What the stage saves as its weights; a fractured model saves what it added to its trunk."""
         return dict(model.state_dict())
+
+    def state(self) -> dict[str, Tensor]:
+        """What it remembers from step to step, for a checkpoint; best nothing."""
+        return {}
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Go on from the `state` of a checkpoint."""

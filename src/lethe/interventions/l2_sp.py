@@ -4,6 +4,8 @@ The pull is a decoupled step after the optimizer's, as weight decay is in AdamW:
 q = learning_rate * strength, theta <- theta - q / (1 + q) (theta - theta*). That is the exact minimiser of the
 proximal problem (strength / 2) ||theta - theta*||^2 + ||theta - theta_t||^2 / (2 learning_rate), hence stable at any
 strength: 0 changes no bit, and a strength that makes q / (1 + q) round to 1 stays at the weights of A.
+
+A baseline: it is expected to lose, at equal loss on B, to all that acts on the outputs (distill, replay).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeFloat
 
 from lethe.config import Config
-from lethe.interventions.interface import Intervention, Switch
+from lethe.interventions.interface import Cost, Intervention, Switch
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,13 +31,15 @@ class PullToParent(Intervention):
 
     def __init__(self, parameters: Parameters, switch: Switch) -> None:
         super().__init__(parameters, switch)
-        assert switch.stage.parent is not None
-        self.anchor = dict(switch.load(switch.stage.parent).named_parameters())
+        self.anchor = dict(switch.frozen(switch.parent).named_parameters())
+
+    @classmethod
+    def cost(cls, parameters: Config) -> Cost:
+        return Cost(weights=1)
 
     def after_step(self, model: nn.Module, learning_rate: float) -> None:
         pull = learning_rate * self.parameters.strength
         if pull == 0:
             return  # adding 0 would still turn -0.0 into 0.0
         for name, parameter in model.named_parameters():
-            anchor = self.anchor[name].detach().to(parameter.device)
-            parameter.data.lerp_(anchor, pull / (1 + pull))
+            parameter.data.lerp_(self.anchor[name], pull / (1 + pull))

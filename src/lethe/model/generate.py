@@ -7,6 +7,9 @@ from torch import Tensor, nn
 
 from lethe.model.transformer import Cache, TorchTransformer
 
+NUMBERS_AT_ONCE = 2**29
+"""Keys and values (or, without a cache, logits) that are held at most when rows are sampled: 2 GiB in float32."""
+
 
 def generate(
     model: nn.Module,
@@ -35,6 +38,28 @@ def generate(
             return
         yield token
         ids = torch.cat((ids, ids.new_tensor([[token]])), dim=1)
+
+
+@torch.no_grad()
+def sample_rows(model: nn.Module, first: Tensor, context: int, vocab: int, generator: torch.Generator) -> Tensor:
+    """Rows int64 [n, context + 1], on the CPU, that begin with `first` (int64 [n]); the model draws the rest.
+
+    At temperature 1, after all ids before it. <eos> ends no row: like a window of training text, it goes on with
+    another document. Ids of `vocab` and over are never drawn. Many rows at a time, each id read once.
+    """
+    device = next(model.parameters()).device
+    cached = model if type(model) is TorchTransformer else None
+    a_row = 2 * cached.config.layers * context * cached.config.d_model if cached else context * vocab
+    chunks = []
+    for start in first.split(max(1, min(512, NUMBERS_AT_ONCE // a_row))):
+        rows = start[:, None]
+        cache = Cache(cached, len(start)) if cached else None
+        for _ in range(context):
+            logits = model(rows[:, -1:].to(device), cache) if cache else model(rows.to(device))
+            probabilities = logits[:, -1, :vocab].float().softmax(-1).cpu()
+            rows = torch.cat((rows, torch.multinomial(probabilities, 1, generator=generator)), dim=1)
+        chunks.append(rows)
+    return torch.cat(chunks)
 
 
 def window_start(length: int, context: int) -> int:

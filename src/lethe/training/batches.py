@@ -11,6 +11,12 @@ from lethe.training.sampler import MixtureSampler
 from lethe.worker import Worker
 
 
+def passes(batch: int, worker: Worker) -> int:
+    """Forward passes in which a rank takes its share of a step of `batch` rows."""
+    rows = batch // worker.world
+    return rows // min(worker.micro_batch or rows, rows)
+
+
 class Batches:
     """This rank's share of every step's rows, as tensors on the device."""
 

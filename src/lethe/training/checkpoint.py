@@ -15,7 +15,8 @@ from lethe.training.store import load_tensors, save_tensors
 
 log = logging.getLogger(__name__)
 
-TENSORS = ("model.safetensors", "optimizer.safetensors")
+Tensors = dict[str, dict[str, Tensor]]
+"""By file: `model` the weights, `optimizer` its state, `intervention` what it remembers, where it does."""
 
 
 @dataclass
@@ -33,21 +34,19 @@ class State:
     """Rows of the store's CURVE."""
 
 
-def save(partial: Path, state: State, weights: dict[str, Tensor], optimizer: dict[str, Tensor]) -> None:
+def save(partial: Path, state: State, tensors: Tensors) -> None:
     """Write `partial/STEP/`, then drop all but this and the one before it."""
     folder = partial / f"{state.step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
-    files = {
-        name: save_tensors(folder / name, tensors) for name, tensors in zip(TENSORS, (weights, optimizer), strict=True)
-    }
+    files = {name: save_tensors(folder / f"{name}.safetensors", held) for name, held in tensors.items() if held}
     record = asdict(state) | {"files": files}
     write_json(folder / "state.json", {**record, "fingerprint": fingerprint(record)})
     for old in sorted(partial.iterdir())[:-2]:
         shutil.rmtree(old)
 
 
-def latest(partial: Path, key: str) -> tuple[State, dict[str, Tensor], dict[str, Tensor]] | None:
-    """State, weights and optimizer state of the newest checkpoint of stage `key` that is whole.
+def latest(partial: Path, key: str) -> tuple[State, Tensors] | None:
+    """State and tensors of the newest checkpoint of stage `key` that is whole.
 
     One that is truncated, altered or another stage's is named in the log, and the one before it is taken.
     """
@@ -59,7 +58,7 @@ def latest(partial: Path, key: str) -> tuple[State, dict[str, Tensor], dict[str,
     return None
 
 
-def _load(folder: Path, key: str) -> tuple[State, dict[str, Tensor], dict[str, Tensor]]:
+def _load(folder: Path, key: str) -> tuple[State, Tensors]:
     path = folder / "state.json"
     record = json.loads(path.read_text())
     if record.pop("fingerprint") != fingerprint(record):
@@ -67,6 +66,6 @@ def _load(folder: Path, key: str) -> tuple[State, dict[str, Tensor], dict[str, T
     files, state = record.pop("files"), State(**record)
     if state.key != key:
         raise UserError(f"{path}: key: found {state.key}, allowed: {key}; it is another stage's")
-    weights, optimizer = (load_tensors(folder / name, files[name]) for name in TENSORS)
+    tensors = {name: load_tensors(folder / f"{name}.safetensors", digest) for name, digest in files.items()}
     state.curve = [tuple(row) for row in state.curve]
-    return state, weights, optimizer
+    return state, tensors

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from lethe.evaluation.mine import probes_path
 from lethe.files import fingerprint
 from lethe.tokens.shards import TokenData
 from lethe.training.stage import Evaluation, Stage
@@ -36,7 +37,14 @@ class Job:
     def measured(self) -> str:
         """Fingerprint of what is measured: two stages with equal ones have comparable curves."""
         held_out = {corpus: self.data.split(corpus, "val").fingerprint for corpus in sorted(self.corpora)}
-        return fingerprint({"held_out": held_out, "evaluation": self.evaluation.model_dump(mode="json")})
+        evaluation = self.evaluation.model_dump(mode="json")
+        if evaluation.pop("monitors"):
+            from lethe.evaluation.monitors import VERSION
+
+            evaluation["monitors"] = VERSION
+        if asked := evaluation.pop("probes"):
+            evaluation["probes"] = probes_path(self.data, asked).name
+        return fingerprint({"held_out": held_out, "evaluation": evaluation})
 
     @property
     def is_finished(self) -> bool:

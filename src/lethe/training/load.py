@@ -8,6 +8,7 @@ from lethe.interventions.interface import Switch
 from lethe.model.build import build_model, initialise
 from lethe.training.stage import Stage
 from lethe.training.store import StageStore
+from lethe.worker import Worker
 
 
 def fresh_model(stage: Stage, vocab_size: int) -> nn.Module:
@@ -26,11 +27,8 @@ def load_model(store: StageStore, key: str) -> nn.Module:
     kind = find(stage.intervention.kind)
     if kind.reshapes:
         assert stage.parent is not None
-
-        def load(other: Stage) -> nn.Module:
-            return load_model(store, other.key(record["data"]))
-
-        model = stage.intervention.make(Switch(stage, load)).at_switch(load(stage.parent))
+        switch = Switch(stage, store, record["data"], Worker())
+        model = stage.intervention.make(switch).at_switch(switch.load(stage.parent))
     else:
         model = _shape(store, stage, record)
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}

@@ -14,7 +14,10 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
+from lethe.evaluation import monitors
 from lethe.evaluation.losses import evaluate, held_out_rows
+from lethe.evaluation.mine import make_probes, read_probes
+from lethe.evaluation.probes import Probes
 from lethe.interventions.interface import Switch
 from lethe.training import checkpoint
 from lethe.training.batches import Batches
@@ -76,12 +79,19 @@ class Training:
             corpus: held_out_rows(job.data.split(corpus, "val"), self.stage.model.context, job.evaluation.sequences)
             for corpus in job.corpora
         }
+        self.probes = None
+        if asked := job.evaluation.probes:
+            items = read_probes(make_probes(job.data, asked))
+            self.probes = Probes(items, job.data, self.stage.model.context, worker)
         self.marks = frozenset(job.evaluation.steps(self.stage.steps))
-        self.intervention = self.stage.intervention.make(Switch(self.stage, job.load))
+        switch = Switch(self.stage, job.store, fingerprints(job.data), worker, job.data)
+        self.intervention = self.stage.intervention.make(switch)
+        self.monitors = monitors.of_stage(switch) if job.evaluation.monitors else None
         parent = self.stage.parent
         model = job.load(parent) if parent else fresh_model(self.stage, job.data.vocab_size)
         self.model = self.intervention.at_switch(model.to(self.device))
         self.optimizer = make_optimizer(self.model, self.recipe, self.intervention.learning_rates(self.model))
+        self.trainable = any(parameter.requires_grad for parameter in self.model.parameters())
         if parent and self.stage.carries:
             load_optimizer_tensors(self.optimizer, job.store.optimizer(job.key_of(parent)))
         self.state = checkpoint.State(job.key, job.measured)
@@ -92,7 +102,7 @@ class Training:
         """The module as a step calls it: compiled inside, data-parallel outside."""
         if self.recipe.compile:
             module.compile(dynamic=False)
-        if self.worker.world == 1:
+        if self.worker.world == 1 or not self.trainable:
             return module
         at_once = self.batches.micro_batch == self.batches.rows  # a static graph breaks under no_sync
         return DistributedDataParallel(module, gradient_as_bucket_view=True, static_graph=at_once)
@@ -115,7 +125,8 @@ class Training:
 
     def train_step(self) -> Tensor:
         """One optimizer step; returns this rank's loss on its rows of the batch, a scalar. Waits for no device."""
-        rate = learning_rate(self.recipe, self.state.step, self.stage.steps)
+        step, steps = self.state.step, self.stage.steps
+        rate = self.intervention.rate(step, learning_rate(self.recipe, step, steps))
         for group in self.optimizer.param_groups:
             group["lr"] = rate * group["factor"]
         loss = self._backward()
@@ -132,13 +143,14 @@ class Training:
         micro_batches, own = self.batches.micro_batches(self.state.step, extra), self.batches.micro_batch
         total = torch.zeros((), device=self.device)
         for i, ids in enumerate(micro_batches, start=1):
-            last = i == len(micro_batches)
-            with nullcontext() if last or self.worker.world == 1 else self.forward.no_sync():  # type: ignore[operator]
+            in_step = i == len(micro_batches) or not isinstance(self.forward, DistributedDataParallel)
+            with nullcontext() if in_step else self.forward.no_sync():  # type: ignore[operator]
                 with torch.autocast(self.device.type, torch.bfloat16, self.recipe.precision == "bf16"):
                     loss, logits = self.forward(ids, own)
                 penalty = self.intervention.penalty(logits, ids, len(ids) - own)
                 del logits  # large, and not needed any more
-                ((loss if penalty is None else loss + penalty) / len(micro_batches)).backward()
+                if self.trainable:
+                    ((loss if penalty is None else loss + penalty) / len(micro_batches)).backward()
             total += loss.detach() / len(micro_batches)
         return total
 
@@ -156,6 +168,10 @@ class Training:
         if state.step == self.stage.steps:
             self.intervention.at_end(self.model)
         values = evaluate(self.model, self.held_out, self.job.data.byte_lengths, self.worker)
+        if self.probes:
+            values |= self.probes.measure(self.model)
+        if self.monitors:
+            values |= self.monitors.measure(self.model)
         values |= {name: self.worker.sum(loss.double()).item() / self.worker.world for name, loss in losses.items()}
         self._lap("evaluation")
         if not all(np.isfinite(value) for value in values.values()):
@@ -175,16 +191,21 @@ class Training:
     def _checkpoint(self) -> None:
         self._lap("steps")
         if self.worker.leads:
-            tensors = self.intervention.tensors(self.model)
-            checkpoint.save(self.job.partial, self.state, tensors, optimizer_tensors(self.optimizer))
+            tensors = {
+                "model": self.intervention.tensors(self.model),
+                "optimizer": optimizer_tensors(self.optimizer),
+                "intervention": self.intervention.state(),
+            }
+            checkpoint.save(self.job.partial, self.state, tensors)
         self._lap("checkpoints")
 
     def _resume(self) -> None:
         found = checkpoint.latest(self.job.partial, self.job.key)
         if found and found[0].measured == self.job.measured:  # else the curve's first part would be another's
-            self.state, weights, optimizer = found
-            self.model.load_state_dict(weights, strict=not self.intervention.reshapes)
-            load_optimizer_tensors(self.optimizer, optimizer)
+            self.state, tensors = found
+            self.model.load_state_dict(tensors["model"], strict=not self.intervention.reshapes)
+            load_optimizer_tensors(self.optimizer, tensors.get("optimizer", {}))
+            self.intervention.restore(tensors.get("intervention", {}))
 
     def _finish(self) -> None:
         job, seconds = self.job, self.state.seconds
@@ -196,7 +217,7 @@ class Training:
             "data": fingerprints(job.data),
             "tokens_folder": job.data.root.name,
             "vocab_size": job.data.vocab_size,
-            "unigram_counts": self.sampler.unigram_counts().tolist(),
+            "unigram_counts": MixtureSampler(self.stage.trained, job.data).unigram_counts().tolist(),
             "seconds": seconds | {"total": sum(seconds.values())},
             "peak_bytes": peak_bytes(self.device),
             "made_with": {

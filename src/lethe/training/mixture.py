@@ -49,6 +49,16 @@ def _nested_shares(mixture: Mapping[str, float]) -> list[tuple[str, int]]:
     return shares
 
 
+def shuffled(positions: np.ndarray, size: int, seed: str) -> np.ndarray:
+    """What stands at `positions` (int64 [n]) of an endless stream over range(size): each epoch another permutation."""
+    epochs, places = np.divmod(positions, size)
+    items = np.empty_like(places)
+    for epoch in np.unique(epochs):
+        here = epochs == epoch
+        items[here] = permute(places[here], size, f"{seed}/{epoch}")
+    return items
+
+
 def permute(positions: np.ndarray, size: int, seed: str) -> np.ndarray:
     """Images of `positions` (int64 [n], each in [0, size)) under a pseudo-random permutation of range(size).
 

@@ -40,6 +40,8 @@ def make_optimizer(model: nn.Module, recipe: Recipe, factors: dict[str, float]) 
         parameter.requires_grad_(factor != 0)
         if factor:
             groups[factor, parameter.dim() > 1].append(name)
+    if not groups:
+        groups[1.0, False] = []  # all is frozen
     return torch.optim.AdamW(
         [
             {

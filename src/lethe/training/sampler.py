@@ -4,7 +4,7 @@ import numpy as np
 
 from lethe.config import UserError
 from lethe.tokens.shards import TokenData
-from lethe.training.mixture import assign, permute
+from lethe.training.mixture import assign, shuffled
 from lethe.training.stage import Stage
 
 
@@ -24,25 +24,21 @@ class MixtureSampler:
 
     def rows(self, step: int, rank: int = 0, world: int = 1) -> np.ndarray:
         """The windows of step `step`, or one rank's equal share of them: int64 [batch / world, context + 1]."""
-        batch, context = self.stage.recipe.batch, self.stage.model.context
+        batch = self.stage.recipe.batch
         share = batch // world
-        slots = np.arange(share) + step * batch + rank * share
-        rows = np.empty((share, context + 1), dtype=np.int64)
+        return self.windows(np.arange(share) + step * batch + rank * share)
+
+    def windows(self, slots: np.ndarray) -> np.ndarray:
+        """What stands at `slots` (int64 [n]) of the sequence of windows the stage reads: int64 [n, context + 1]."""
+        context = self.stage.model.context
+        rows = np.empty((len(slots), context + 1), dtype=np.int64)
         for corpus, (filled, counts) in assign(self.stage.mixture, slots).items():
             if len(filled):
+                split = self.splits[corpus]
                 positions = counts + self.stage.offsets.get(corpus, 0)
-                rows[filled] = self.splits[corpus].read(self._windows(corpus, positions), context)
+                places = shuffled(positions, split.windows(context), f"{self.stage.seed}/{corpus}")
+                rows[filled] = split.read(places, context)
         return rows
-
-    def _windows(self, corpus: str, positions: np.ndarray) -> np.ndarray:
-        """The windows at `positions` of the corpus's stream: every epoch is a permutation of its own."""
-        size = self.splits[corpus].windows(self.stage.model.context)
-        epochs, places = np.divmod(positions, size)
-        windows = np.empty_like(places)
-        for epoch in np.unique(epochs):
-            here = epochs == epoch
-            windows[here] = permute(places[here], size, f"{self.stage.seed}/{corpus}/{epoch}")
-        return windows
 
     def unigram_counts(self) -> np.ndarray:
         """How often each id was a target over the whole stage: int64 [V]."""

@@ -22,7 +22,7 @@ from pydantic import (
 
 from lethe.config import Config
 from lethe.files import fingerprint
-from lethe.interventions import InterventionConfig
+from lethe.interventions import InterventionConfig, find
 from lethe.model.config import ModelConfig
 from lethe.training.mixture import draws
 
@@ -76,6 +76,8 @@ class Evaluation(Config):
 
     sequences: PositiveInt = 64
     marks: PositiveInt = Field(default=10, description="evenly spaced; more, in powers of two, just after the start")
+    probes: NonNegativeInt = Field(0, description="facts asked of each corpus, type and form; 0: none")
+    monitors: bool = Field(False, description="what tells of forgetting without text of A, in stages with a parent")
 
     def steps(self, steps: int) -> list[int]:
         """The steps after which the stage is evaluated: 0, dense (1, 2, 4, ...) at first, even later, the last."""
@@ -121,6 +123,16 @@ class Stage(Config):
         object.__setattr__(self, "recipe", self.recipe.at(switch=self.parent is not None))
         return self
 
+    def altered(self, **changes: Any) -> Self:
+        """This stage with other fields."""
+        return type(self)(**{name: getattr(self, name) for name in type(self).model_fields} | changes)
+
+    def with_reads(self) -> Self:
+        """This stage with what its intervention reads; without steps, if the intervention trains none."""
+        kind = find(self.intervention.kind)
+        reads = kind.reads(kind.Parameters.model_validate(self.intervention.parameters), self)
+        return self.altered(reads=reads, tokens=self.tokens if kind.trains else 0)
+
     @property
     def tokens_per_step(self) -> int:
         return self.recipe.batch * self.model.context
@@ -140,10 +152,15 @@ class Stage(Config):
         """This stage and its ancestors, the root first."""
         return (*(self.parent.sequence if self.parent else ()), self)
 
+    @property
+    def trained(self) -> "Stage":
+        """The stage whose steps made these weights: itself, or what a stage of no steps is derived from."""
+        return self if self.steps or not self.reads else self.reads[0].trained
+
     @cached_property
     def drawn(self) -> dict[str, int]:
-        """Windows of each corpus that the stage itself draws."""
-        return draws(self.mixture, self.steps * self.recipe.batch)
+        """Windows of each corpus that the stage itself draws; for a stage of no steps, those it is derived from."""
+        return draws(self.mixture, self.trained.steps * self.recipe.batch)
 
     @cached_property
     def offsets(self) -> dict[str, int]:
@@ -180,4 +197,6 @@ class Stage(Config):
             "reads": [stage._hash(fingerprints) for stage in self.reads],
             "data": {name: fingerprints[name] for name in names},
         }
+        if (version := find(self.intervention.kind).version) > 1:
+            record["intervention_version"] = version
         return fingerprint(record)

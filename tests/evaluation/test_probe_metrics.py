@@ -1,0 +1,86 @@
+"""Metrics of probes from curves by hand, and their intervals against what scipy gives and counting finds."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from lethe.evaluation.history import History, StageCurve
+from lethe.evaluation.probe_metrics import (
+    METRICS,
+    accuracy_interval,
+    margin_interval,
+    probe_accuracy_lost,
+    probe_counts,
+    probe_metrics,
+)
+
+GROUP = "entity/memorised"
+
+
+def stage(corpus: str, accuracy: list[float], margin: list[float], facts: int = 10) -> StageCurve:
+    values = {"probe_facts": [facts] * 2, "probe_accuracy": accuracy, "probe_margin": margin}
+    values["probe_accuracy_pmi"] = [one / 2 for one in accuracy]
+    return StageCurve({corpus: 1.0}, 400, 1.0, {f"{n}/a/{GROUP}": np.array([[0, 400], v]).T for n, v in values.items()})
+
+
+A, B = stage("a", [0.2, 0.9], [-1, 2]), stage("b", [0.9, 0.3], [2, -0.5])
+
+
+def test_by_hand():
+    found = probe_metrics(History([A, B]), ["a", "b"])
+    expected = {
+        "probe_facts": 10,
+        "probe_accuracy": 0.3,
+        "probe_accuracy_learned": 0.9,
+        "probe_accuracy_lost": 0.6,
+        "probe_accuracy_pmi": 0.15,
+        "probe_accuracy_pmi_learned": 0.45,
+        "probe_margin": -0.5,
+        "probe_margin_learned": 2,
+        "probe_margin_lost": 2.5,
+        "probe_counts": 1,
+    }
+    assert found == {f"{name}/a/{GROUP}": pytest.approx(value) for name, value in expected.items()}
+    assert set(expected) == set(METRICS)
+
+
+def test_what_was_not_known_cannot_be_lost():
+    """Of 10 facts, chance is .25 with a standard error of .137, so .524 is where a type begins to count."""
+    below, above = (History([stage("a", [0.2, end], [0, 1]), B]) for end in (0.523, 0.525))
+    assert [probe_counts(history, "a", GROUP) for history in (below, above)] == [0, 1]
+    assert probe_accuracy_lost(below, "a", GROUP) is None
+    assert probe_accuracy_lost(above, "a", GROUP) == pytest.approx(0.225)
+
+
+def test_null_where_not_measured():
+    assert probe_accuracy_lost(History([A]), "a", GROUP) is None  # no later stage
+    never = probe_metrics(History([B]), ["a"])
+    assert never[f"probe_accuracy/a/{GROUP}"] == 0.3
+    for name in ("accuracy_learned", "accuracy_lost", "margin_lost", "counts"):
+        assert never[f"probe_{name}/a/{GROUP}"] is None
+    plain = StageCurve({"a": 1.0}, 400, 1.0, {"loss/a": np.array([[0, 8.0], [400, 4.0]])})
+    assert probe_metrics(History([plain]), ["a"]) == {}
+    mixed = History([plain, stage("b", [0.5, 0.5], [0, 0])])
+    assert probe_accuracy_lost(mixed, "a", GROUP) is None
+    assert probe_counts(mixed, "a", GROUP) is None
+    assert probe_metrics(History([A, B]), ["b"]) == {}
+
+
+@settings(deadline=None)
+@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_the_interval_of_an_accuracy_is_wilsons(counts: tuple[int, int]):
+    right, n = counts
+    expected = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
+    assert accuracy_interval(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
+
+
+@settings(deadline=None)
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=40).filter(lambda values: np.std(values) > 1e-3))
+def test_the_interval_of_a_margin_is_students(values: list[float]):
+    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
+    found = margin_interval(float(np.mean(values)), float(np.std(values, ddof=1)), len(values))
+    assert found.half is not None
+    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((expected.low, expected.high), abs=1e-7)
+    assert margin_interval(0.5, None, 1).half is None
