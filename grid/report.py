@@ -25,6 +25,7 @@ from plotly.offline import get_plotlyjs
 from plotly.subplots import make_subplots
 
 from lethe.config import UserError
+from lethe.evaluation.intervals import mean_interval
 from lethe.files import whole
 
 AXES = ["baseline", "model", "interleaving_ratio", "intervention"]
@@ -34,10 +35,6 @@ NEUTRAL = "#7d7f83"
 PANEL_HEIGHT = 270  # pixels
 DASHES = ["solid", "dash", "dot", "dashdot", "longdash", "longdashdot"]
 SYMBOLS = ["circle", "square", "diamond", "cross", "x", "triangle-up", "star"]
-# 97.5 % quantiles of Student's t for 1 to 30 degrees of freedom; beyond, the last one, which is a little wide.
-T_QUANTILES = [12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228]
-T_QUANTILES += [2.201, 2.179, 2.160, 2.145, 2.131, 2.120, 2.110, 2.101, 2.093, 2.086]
-T_QUANTILES += [2.080, 2.074, 2.069, 2.064, 2.060, 2.056, 2.052, 2.048, 2.045, 2.042]
 # Control characters, marks that reverse the text around them, and halves of UTF-16 pairs.
 UNSEEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
@@ -85,11 +82,9 @@ def seed_groups(results: pd.DataFrame) -> list[Group]:
 
 
 def half_width(values: np.ndarray) -> float | None:
-    """Half the width of the 95 % t interval of the mean of `values`; None below two of them."""
-    if len(values) < 2:
-        return None
-    quantile = T_QUANTILES[min(len(values) - 1, len(T_QUANTILES)) - 1]
-    return float(quantile * values.std(ddof=1) / math.sqrt(len(values)))
+    """Half the width of the 95 % interval of the mean of `values`; None below two of them."""
+    interval = mean_interval(values)
+    return interval.half if interval else None
 
 
 def forgetting_by_ratio(results: pd.DataFrame) -> go.Figure:

@@ -149,7 +149,7 @@ def stage_name(stage: Stage) -> str:
 
 def _words(value: Any) -> str:
     if isinstance(value, list):
-        return " and ".join(map(_words, value))
+        return " and ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 

@@ -29,6 +29,13 @@ MARKS = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 MARKS += [pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")]
 LATER = 0.1  # seconds from the moment waited for to the kill, at most
 PR_SET_CHILD_SUBREAPER = 36
+GRID = """
+corpora: [food, automotive]
+models: [tiny]
+baselines: [sequential_ab]
+source: pages/*.parquet
+stage: {tokens: 100000, batch: 8, learning_rate: 0.001}
+"""
 
 
 @dataclass(frozen=True)

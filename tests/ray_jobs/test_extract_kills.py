@@ -10,20 +10,13 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "corpora"))
-from kills import MARKS, Victim, kill_thirty_times
+from kills import GRID, MARKS, Victim, kill_thirty_times
 from misbehaving import serve
 
 from lethe.corpora.source import open_source
 
 pytestmark = MARKS
 
-GRID = """
-corpora: [food, automotive]
-models: [tiny]
-baselines: [sequential_ab]
-source: pages/*.parquet
-stage: {tokens: 100000, batch: 8, learning_rate: 0.001}
-"""
 FILES = 40
 
 

@@ -8,19 +8,12 @@ import pyarrow.parquet as pq
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kills import MARKS, Victim, kill_thirty_times
+from kills import GRID, MARKS, Victim, kill_thirty_times
 
 from lethe.corpora.schema import FINEWEB
 
 pytestmark = MARKS
 
-GRID = """
-corpora: [food, automotive]
-models: [tiny]
-baselines: [sequential_ab]
-source: pages/*.parquet
-stage: {tokens: 100000, batch: 8, learning_rate: 0.001}
-"""
 FILES, ROWS = 60, 20_000
 
 

@@ -14,11 +14,10 @@ from lethe.config import UserError
 from lethe.interventions.interface import Switch
 from lethe.model.generate import sample_rows
 from lethe.model.transformer import TorchTransformer
+from lethe.tokens.tokenizer import EOS_ID
 from lethe.training.batches import passes
 from lethe.training.mixture import shuffled
 from lethe.training.sampler import MixtureSampler
-
-EOS_ID = 0
 
 
 class Pool:
