@@ -6,9 +6,10 @@ fast a core is from the sample; without them the plan says what is missing.
 
 import csv
 import math
+import sys
 import time
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -113,9 +114,12 @@ def list_source(source: Source) -> list[Listed]:
 
 
 def measure(source: Source, corpora: Mapping[str, CorpusConfig], rows: int = SAMPLE_ROWS) -> Facts:
-    """What about so many pages of a source tell of pages like them; see prevalence for how they are drawn."""
+    """What about so many pages of a source tell of pages like them; see prevalence for how they are drawn.
+
+    These pages stand for others, so shares have an interval even where the whole of the source is read.
+    """
     started = time.process_time()
-    sample = take(source, corpora, rows)
+    sample = replace(take(source, corpora, rows), groups=sys.maxsize)
     seconds = time.process_time() - started
     weight = sample.weight
     return Facts(
