@@ -4,7 +4,6 @@ It trains on token shards that are there, or on `corpora` that the datasets libr
 first. The stage store is the one the grids use: a stage trained here is found there, and the other way round.
 """
 
-import gc
 import os
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -76,12 +75,10 @@ def main(argv: list[str]) -> int:
 
 def train(config: TrainConfig) -> None:
     """Train the stage that `config` describes; prints every evaluation, and its folder at the end."""
-    import torch.distributed as dist
-
     from lethe.tokens.shards import TokenData
     from lethe.training.job import Job
     from lethe.training.loop import run_stage
-    from lethe.worker import Worker
+    from lethe.worker import Worker, process_group
 
     rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if config.device == "cuda" else "cpu"
@@ -92,16 +89,13 @@ def train(config: TrainConfig) -> None:
     stage = _stage(config, store)
     measure = tuple(data.corpora), config.stage.evaluation, config.stage.checkpoint_every
     job = Job(stage, data, store, *measure, keep_optimizer=config.keep_optimizer)
-    if world > 1:
-        dist.init_process_group("nccl" if config.device == "cuda" else "gloo")
 
     def report(step: int, values: dict[str, float]) -> None:
         print(f"step {step}/{stage.steps}  " + "  ".join(f"{name} {v:.4f}" for name, v in values.items()), flush=True)
 
-    run_stage(job, Worker(rank, world, device, config.threads, config.micro_batch), report)
-    if world > 1:
-        gc.collect()  # a DDP module that outlives its process group can abort the interpreter's exit
-        dist.destroy_process_group()
+    worker = Worker(rank, world, device, config.threads, config.micro_batch)
+    with process_group(worker):
+        run_stage(job, worker, report)
     if rank == 0:
         print(f"stage {job.key}  {store.folder(job.key)}")
 

@@ -1,5 +1,7 @@
 """The process a stage runs in, and the few things that ranks say to each other. With one rank all are no-ops."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -33,3 +35,22 @@ class Worker:
         if self.world > 1:
             dist.broadcast(flag, src=0)
         return bool(flag.item())
+
+
+@contextmanager
+def process_group(worker: Worker) -> Iterator[None]:
+    """The group of the ranks that torchrun started, joined and left again; nothing with one rank."""
+    if worker.world > 1:
+        dist.init_process_group("nccl" if worker.device.startswith("cuda") else "gloo")
+    yield
+    if worker.world > 1:
+        last = dist.barrier(async_op=True)
+        last.wait()
+        _LEFT.append(last)
+        dist.destroy_process_group()
+
+
+# A thread of gloo lets go of a collective's tensors after those who waited for it went on, and needs the interpreter's
+# lock to do so; where the interpreter ends at that moment, the process aborts. What is held here, and the collective
+# that it waited for, is let go by the main thread instead.
+_LEFT: list[dist.Work] = []

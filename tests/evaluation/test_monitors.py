@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-import torch.distributed as dist
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import rel_entr, softmax
@@ -30,7 +29,7 @@ from lethe.training.job import Job, fingerprints
 from lethe.training.loop import NextTokenLoss, run_stage
 from lethe.training.stage import Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
-from lethe.worker import Worker
+from lethe.worker import Worker, process_group
 
 VOCAB, CONTEXT = 50, 12
 CONFIG = ModelConfig(layers=3, heads=2, d_model=16, context=CONTEXT)
@@ -283,9 +282,7 @@ def test_of_corpora_of_equal_weight_the_new_one_is_the_main_one():
 
 
 if __name__ == "__main__":
-    dist.init_process_group("gloo")
     worker = Worker(int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]))
-    values = measured(built(0), moved(built(0)), worker)
+    with process_group(worker):
+        values = measured(built(0), moved(built(0)), worker)
     (Path(sys.argv[1]) / f"{worker.rank}.json").write_text(json.dumps(values))
-    dist.barrier()  # a rank that leaves before the others can abort at its exit
-    dist.destroy_process_group()

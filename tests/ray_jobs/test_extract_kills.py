@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 sys.path.insert(0, str(Path(__file__).parents[1] / "corpora"))
-from kills import GRID, MARKS, Victim, kill_thirty_times
+from kills import GRID, MARKS, Victim, kill_again_and_again
 from misbehaving import serve
 
 from lethe.corpora.source import open_source
@@ -41,8 +41,8 @@ def victim(storage: Path) -> Victim:
     return Victim("extract", storage, ("data",), piece, FILES)
 
 
-def test_killed_thirty_times_the_files_are_the_same(victim: Victim) -> None:
-    kill_thirty_times(victim, seed=5)
+def test_killed_again_and_again_the_files_are_the_same(victim: Victim) -> None:
+    kill_again_and_again(victim, seed=5)
 
 
 def test_a_source_that_breaks_is_named_and_what_was_made_is_kept(victim: Victim) -> None:

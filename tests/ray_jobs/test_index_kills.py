@@ -8,7 +8,7 @@ import pyarrow.parquet as pq
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kills import GRID, MARKS, Victim, kill_thirty_times
+from kills import GRID, MARKS, Victim, kill_again_and_again
 
 from lethe.corpora.schema import FINEWEB
 
@@ -39,8 +39,8 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return storage
 
 
-def test_killed_thirty_times_the_files_are_the_same(storage: Path) -> None:
+def test_killed_again_and_again_the_files_are_the_same(storage: Path) -> None:
     victim = Victim("index", storage, ("data/index",), r"data/index/\w+/\w+/manifest\.json", FILES)
-    kill_thirty_times(victim, seed=1)
+    kill_again_and_again(victim, seed=1)
     output, _ = victim.run()
     assert f"{FILES * ROWS:,} rows" in output

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
-from kills import MARKS, Victim, kill_thirty_times
+from kills import MARKS, Victim, kill_again_and_again
 
 pytestmark = MARKS
 
@@ -39,7 +39,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return storage
 
 
-def test_killed_thirty_times_the_files_are_the_same(storage: Path) -> None:
+def test_killed_again_and_again_the_files_are_the_same(storage: Path) -> None:
     corpora = {path: path.stat().st_mtime_ns for path in (storage / "data" / "corpora").rglob("*.parquet")}
     pieces = (
         r"tokenizers/\w+-\w+/(tokenizer|report)\.json",
@@ -49,5 +49,5 @@ def test_killed_thirty_times_the_files_are_the_same(storage: Path) -> None:
     made = ("data/tokenizers", "data/tokens")
     parts = [path for path in corpora if path.parent.name in ("train", "val")]
     assert len(parts) >= 20
-    kill_thirty_times(Victim("tokenize", storage, made, f"data/({'|'.join(pieces)})", len(parts)), seed=2)
+    kill_again_and_again(Victim("tokenize", storage, made, f"data/({'|'.join(pieces)})", len(parts)), seed=2)
     assert {path: path.stat().st_mtime_ns for path in corpora} == corpora
