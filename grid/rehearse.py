@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from filelock import FileLock, Timeout
 
+from grid import costs
 from grid.cells import PLAIN
 from grid.cluster import ensure_ray
 from grid.driver import check_budgets, check_resources, keys_of
@@ -178,10 +179,11 @@ def estimate(
 ) -> dict[str, Any]:
     """Hours and money of the stages still to train, from each model's measured speed; null where one has none.
 
-    A stage takes its tokens over the tokens per second, and its marks times the seconds of an evaluation. `hours`: all
-    stages packed into the model's slots without a gap, but no less than the longest sequence of a cell; `device_hours`:
-    GPUs (CPUs where a model gets no GPU) that are held, fractions and all workers counted; `money`: `price` times
-    that. Not in it: corpora, starting trials, checkpoints, what an intervention computes besides, idle devices.
+    A stage takes its tokens over the tokens per second, times what its intervention computes (`costs`), and its marks
+    times the seconds of an evaluation. `hours`: all stages packed into the model's slots without a gap, but no less
+    than the longest sequence of a cell; `device_hours`: GPUs (CPUs where a model gets no GPU) that are held, fractions
+    and all workers counted; `money`: `price` times that. Not in it: corpora, starting trials, checkpoints, what is
+    derived once from a stage (samples, a Fisher), idle devices.
     """
     seconds: dict[str, float] = {}
     todo = {"stages": 0, "tokens": 0}
@@ -194,7 +196,8 @@ def estimate(
             known = False
             continue
         marks = len(tree.grid.stage.evaluation.steps(stage.steps))
-        seconds[identity] = tokens / measured["tokens_per_second"] + marks * measured["seconds_per_evaluation"]
+        training = tokens / measured["tokens_per_second"] * float(costs.cost_of(stage.intervention).flops)
+        seconds[identity] = training + marks * measured["seconds_per_evaluation"]
     if not known:
         return todo | {"hours": None, "device_hours": None, "price": price, "money": None}
     lanes = sum(second / models[tree.model_of[identity]]["slots"] for identity, second in seconds.items())

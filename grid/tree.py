@@ -97,7 +97,10 @@ class Tree:
 
 
 def memory_of(grid: Grid, model: str) -> Memory:
-    """What one worker of a model needs under the grid's batch, precision, resources and dearest intervention."""
+    """What one worker of a model needs under the grid's batch, precision, resources and dearest intervention.
+
+    Monitors keep the parent's model beside the one that trains.
+    """
     asked, stage, extra = grid.resources_of(model), grid.stage, costs.dearest(grid)
     each = stage.batch // asked.workers
     need = memory(
@@ -108,7 +111,7 @@ def memory_of(grid: Grid, model: str) -> Memory:
         held_out=-(-stage.evaluation.sequences // asked.workers),
         gpu=asked.gpus > 0,
     )
-    return need._replace(weights=round(need.weights * (1 + extra.weights)))
+    return need._replace(weights=round(need.weights * (1 + extra.weights + stage.evaluation.monitors)))
 
 
 def with_rooms(plan: dict[str, Any], rooms: Mapping[str, Room]) -> dict[str, Any]:

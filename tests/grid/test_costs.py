@@ -56,6 +56,8 @@ def test_the_plan_counts_it(grid):
     alone = load_grid(GRID, ["interventions={none: {kind: none}}", "grids=[]"])
     assert memory_of(grid, "tiny").weights == 3 * memory_of(alone, "tiny").weights
     assert memory_of(grid, "tiny").activations > memory_of(alone, "tiny").activations
+    watched = load_grid(GRID, ["interventions={none: {kind: none}}", "grids=[]", "stage.evaluation.monitors=true"])
+    assert memory_of(watched, "tiny").weights == 2 * memory_of(alone, "tiny").weights  # of the parent's model
     assert "needs of earlier" not in describe(Tree(alone).plan())
 
 

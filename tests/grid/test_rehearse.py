@@ -94,6 +94,17 @@ def test_a_sequence_cannot_be_spread_over_slots():
     assert estimate(tree, tree.stages, models, None)["money"] is None
 
 
+def test_what_an_intervention_computes_takes_time():
+    axes = ["seeds=[0]", "interleaving_ratios=[0]", "baselines=[sequential_ab]", "stage.tokens=51_200"]
+    hours = []
+    for rows in (0.25, 1):
+        grid = load(*axes, f"interventions={{self: {{kind: distill, on: self_samples, rows: {rows}}}}}")
+        models = {"tiny": measured(tokens_per_second=512.0, seconds_per_evaluation=0.0, slots=1)}
+        hours.append(3600 * (estimate(tree := Tree(grid), tree.stages, models, None)["hours"] or 0) - 100)
+    # Rows beside the batch, forward and backward in the student (1) and forward in the teacher (1 / 3).
+    assert hours == pytest.approx([100 * (1 + 0.25 * 4 / 3), 100 * (1 + 4 / 3)])
+
+
 def test_finished_stages_cost_nothing():
     tree = Tree(load())
     models = {"tiny": measured(seconds_per_evaluation=1.0, slots=2)}

@@ -11,7 +11,6 @@ import torch
 
 from lethe.config import UserError
 from lethe.training.artefacts import artefact
-from lethe.worker import Worker
 
 ABOUT = {"stage": "0123", "kind": "numbers", "parameters": {"n": 3}}
 
@@ -25,7 +24,7 @@ def refuse() -> dict[str, torch.Tensor]:
 
 
 def get(root: Path, **changes):
-    return artefact(root, Worker(), ABOUT | changes.pop("about", {}), changes.pop("make", make))
+    return artefact(root, ABOUT | changes.pop("about", {}), changes.pop("make", make))
 
 
 def files(root: Path) -> dict[str, Path]:

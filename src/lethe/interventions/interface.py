@@ -87,12 +87,12 @@ class Switch:
     ) -> dict[str, Tensor]:
         """What `make()` derives from a finished stage, made once and shared by all stages that ask for the same.
 
-        `kind` and `parameters` must say all that determines it beside the stage. On the CPU; all ranks call this.
+        `kind` and `parameters` must say all that determines it beside the stage. On the CPU.
         """
         from lethe.training.artefacts import artefact
 
         about = {"stage": stage.key(self.fingerprints), "kind": kind, "parameters": parameters}
-        return artefact(self.store.root.parent / "artefacts", self.worker, about, make)
+        return artefact(self.store.root.parent / "artefacts", about, make)
 
     def autocast(self) -> torch.autocast:
         """The precision of the stage's forward passes, for those of a teacher."""

@@ -15,7 +15,6 @@ from filelock import FileLock
 
 from lethe.files import fingerprint, whole, write_json
 from lethe.training.store import load_tensors, save_tensors
-from lethe.worker import Worker
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -25,23 +24,20 @@ if TYPE_CHECKING:
 VERSION = 1
 
 
-def artefact(
-    root: Path, worker: Worker, about: dict[str, Any], make: "Callable[[], dict[str, Tensor]]"
-) -> "dict[str, Tensor]":
-    """The tensors that `about` (JSON) describes, on the CPU; rank 0 makes them where they are missing.
+def artefact(root: Path, about: dict[str, Any], make: "Callable[[], dict[str, Tensor]]") -> "dict[str, Tensor]":
+    """The tensors that `about` (JSON) describes, made where missing, on the CPU; UserError where their file is altered.
 
-    All ranks call this, and wait; so does another process that asks for the same. UserError for an altered file.
+    Of all that ask for the same, ranks of a stage or other stages, the first makes them while the others wait for its
+    lock, however long: a collective would time out.
     """
     about = {"version": VERSION, **about}
     folder = root / fingerprint(about)
-    if worker.leads:
-        root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f"{folder.name}.lock"):
-            if _digest(folder) is None:
-                with whole(folder / "tensors.safetensors") as temporary:
-                    digest = save_tensors(temporary, make())
-                write_json(folder / "artefact.json", about | {"sha256": digest})
-    worker.agree(True)  # no rank looks before it is there
+    root.mkdir(parents=True, exist_ok=True)
+    with FileLock(root / f"{folder.name}.lock"):
+        if _digest(folder) is None:
+            with whole(folder / "tensors.safetensors") as temporary:
+                digest = save_tensors(temporary, make())
+            write_json(folder / "artefact.json", about | {"sha256": digest})
     return load_tensors(folder / "tensors.safetensors", str(_digest(folder)))
 
 
