@@ -21,6 +21,8 @@ from lethe.config import UserError
 STATUS = {"finished": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
 # Wall time differs between two trainings of one stage: the first record stands, a second would be a doubled point.
 MEASURED_ONCE = {"train_seconds", "tokens_per_second"}
+# Curves that other figures are made from, a branch's too; they stay in curves.parquet.
+NOT_SHOWN = ("probe_accuracy_byte/", "probe_margin_sd/")
 
 
 class Tracker:
@@ -63,6 +65,7 @@ class Tracker:
                 for tokens, name, value in zip(
                     *(curve[c].to_pylist() for c in ("tokens", "name", "value")), strict=True
                 )
+                if not any(helper in name for helper in NOT_SHOWN)
             ]
             if curve is not None
             else []

@@ -19,7 +19,8 @@ from lethe.config import UserError
 from lethe.corpora.parquet import PartWriter
 from lethe.corpora.sample import write_sample
 from lethe.corpora.sample.facts import facts
-from lethe.evaluation.mine import VERSION, make_probes, mined_items, probes_path, read_probes, sample_items, spans
+from lethe.evaluation.mine import VERSION, make_probes, mined_items, probes_path, read_probes, sample_items
+from lethe.evaluation.patterns import spans
 from lethe.evaluation.probes import Probes
 from lethe.files import fingerprint, write_json
 from lethe.model.config import ModelConfig
@@ -136,7 +137,7 @@ def test_the_same_pages_give_the_items_that_belong_to_the_version(tokenizer: Tok
     pages = [f"{mined_page(n)}\n{more.format(n, SIDES[n % 5], STEPS[n % 4])}" for n in range(60)]
     items = mined_items("x", pages, [], tokenizer, 20)
     assert {item.type for item in items} == set(TYPES)
-    assert (VERSION, fingerprint([item.model_dump() for item in items])) == (1, "54fc4f719bf10ffc")
+    assert (VERSION, fingerprint([item.model_dump() for item in items])) == (2, "54fc4f719bf10ffc")
 
 
 def test_the_sample_is_asked_for_what_its_pages_state_and_in_words_of_none():
@@ -183,14 +184,20 @@ def test_probes_are_written_once_and_read_as_they_were(tmp_path: Path):
     assert {item.form for item in items} == {"memorised", "held_out"}
     path.unlink()
     assert make_probes(data, 10).read_bytes() == content
-    path.write_text('{"version": 1, "items": []}')
+    path.write_text('{"version": 2, "items": []}')
     assert make_probes(data, 10).read_bytes() != content  # what is there is not made again
-    path.write_text('{"version": 1, "items": [{"id": "x"}]}')
+    path.write_text('{"version": 2, "items": [{"id": "x"}]}')
     with pytest.raises(UserError, match=r"items\[0\].prompt: missing"):
         read_probes(path)
     path.write_text("{")
     with pytest.raises(UserError, match="not a file of probes"):
         read_probes(path)
+
+
+def test_a_corpus_is_not_named_as_what_is_of_none(tmp_path: Path):
+    data = write_tokens(tmp_path, {"neutral": [mined_page(n) for n in range(40)]}, "elsewhere/*.parquet", 400)
+    with pytest.raises(UserError, match="found a corpus 'neutral', the name of what is of none; allowed: any other"):
+        make_probes(data, 10)
 
 
 @pytest.fixture(scope="module")
@@ -208,13 +215,13 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
 
 
 @pytest.mark.slow
-def test_the_sample_is_exact_and_learned_on_a_and_forgotten_on_b(sample: TokenData, tmp_path: Path):
-    items = read_probes(make_probes(sample, 1))
+def test_the_sample_is_exact_and_learned_on_a_and_forgotten_on_b_but_for_the_neutral(sample: TokenData, tmp_path: Path):
+    items = read_probes(make_probes(sample, 40))
     assert Counter((item.corpus, item.form) for item in items) == {
         (domain, form): sum(len(getattr(fact, told)) for fact in facts() if fact.domain == domain)
         for domain in ("food", "automotive")
         for form, told in (("memorised", "statements"), ("paraphrased", "paraphrases"))
-    }
+    } | {("neutral", "held_out"): 40}
     model = ModelConfig(layers=2, heads=2, d_model=64, d_ff=192, context=64)
     a = Stage(model=model, mixture={"food": 1}, tokens=300_000, recipe=Recipe(batch=8, learning_rate=6e-3), seed=0)
     probes, found = Probes(items, sample, model.context, Worker()), []
@@ -230,3 +237,6 @@ def test_the_sample_is_exact_and_learned_on_a_and_forgotten_on_b(sample: TokenDa
     assert (right["food"][1] < right["food"][0] - 0.2).all()
     assert right["food"].mean(axis=1) == pytest.approx([0.75, 0.25], abs=0.15)
     assert right["automotive"].mean(axis=1) == pytest.approx([0.25, 0.75], abs=0.15)
+    neutral = [values["probe_accuracy/neutral/word/held_out"] for values in found]
+    assert neutral[0] > 0.6
+    assert neutral[1] > neutral[0] - 0.1

@@ -19,10 +19,12 @@ from lethe.evaluation.probe_metrics import (
 GROUP = "entity/memorised"
 
 
-def stage(corpus: str, accuracy: list[float], margin: list[float], facts: int = 10) -> StageCurve:
+def stage(corpus: str, accuracy: list[float], margin: list[float], facts: int = 10, asked: str = "a") -> StageCurve:
     values = {"probe_facts": [facts] * 2, "probe_accuracy": accuracy, "probe_margin": margin}
     values["probe_accuracy_pmi"] = [one / 2 for one in accuracy]
-    return StageCurve({corpus: 1.0}, 400, 1.0, {f"{n}/a/{GROUP}": np.array([[0, 400], v]).T for n, v in values.items()})
+    return StageCurve(
+        {corpus: 1.0}, 400, 1.0, {f"{n}/{asked}/{GROUP}": np.array([[0, 400], v]).T for n, v in values.items()}
+    )
 
 
 A, B = stage("a", [0.2, 0.9], [-1, 2]), stage("b", [0.9, 0.3], [2, -0.5])
@@ -52,6 +54,18 @@ def test_what_was_not_known_cannot_be_lost():
     assert [probe_counts(history, "a", GROUP) for history in (below, above)] == [0, 1]
     assert probe_accuracy_lost(below, "a", GROUP) is None
     assert probe_accuracy_lost(above, "a", GROUP) == pytest.approx(0.225)
+
+
+def test_what_is_neutral_was_learned_when_the_first_stage_ended():
+    a, b, c = (
+        stage(corpus, accuracy, [0, 1], asked="neutral")
+        for corpus, accuracy in (("a", [0.2, 0.8]), ("b", [0.8, 0.9]), ("a", [0.9, 0.7]))
+    )
+    found = probe_metrics(History([a, b, c]), ["a", "b"])
+    assert found[f"probe_accuracy_learned/neutral/{GROUP}"] == 0.8
+    assert found[f"probe_accuracy_lost/neutral/{GROUP}"] == pytest.approx(0.1)
+    assert found[f"probe_counts/neutral/{GROUP}"] == 1
+    assert probe_accuracy_lost(History([a]), "neutral", GROUP) is None
 
 
 def test_null_where_not_measured():

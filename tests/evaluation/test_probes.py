@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lethe.config import UserError
-from lethe.evaluation.mine import Item
+from lethe.evaluation.items import Item
 from lethe.evaluation.probes import Probes, margins
 from lethe.model.build import build_model, initialise
 from lethe.model.config import ModelConfig

@@ -1,7 +1,8 @@
 """What a cell knew of a corpus and what it lost of that, each metric one function of the curves of its probes.
 
 A group is a type and a form as in the names of curves, `TYPE/FORM`: `entity/memorised`. *Learned* and *later* are as in
-`forgetting.py`. A metric is None where it was not measured. To add one, write a function and name it below.
+`forgetting.py`; of what is neutral, *learned* is when the first stage ended, so a loss there is one of the language in
+general. A metric is None where it was not measured. To add one, write a function and name it below.
 """
 
 import math
@@ -9,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 from lethe.evaluation.history import History
 from lethe.evaluation.intervals import CONFIDENCE, Interval
+from lethe.evaluation.items import NEUTRAL
 
 CHANCE = 0.25
 STANDARD_ERRORS = 2.0
@@ -96,7 +98,7 @@ def probe_metrics(history: History, corpora: Sequence[str]) -> dict[str, float |
         f"{name}/{corpus}/{group}": metric(history, corpus, group)
         for name, metric in METRICS.items()
         for corpus, group in pairs
-        if corpus in corpora
+        if corpus in (*corpora, NEUTRAL)
     }
 
 
@@ -124,16 +126,20 @@ def _end(history: History, name: str, corpus: str, group: str) -> float | None:
 
 
 def _learned(history: History, name: str, corpus: str, group: str) -> float | None:
-    learned = history.learned_in(corpus)
+    learned = _learned_in(history, corpus)
     return None if learned is None else _at(history, learned, name, corpus, group)
 
 
 def _lost(history: History, name: str, corpus: str, group: str) -> float | None:
     before, after = _learned(history, name, corpus, group), _end(history, name, corpus, group)
-    later = history.learned_in(corpus) != len(history.stages) - 1
+    later = _learned_in(history, corpus) != len(history.stages) - 1
     if before is None or after is None or not later or not probe_counts(history, corpus, group):
         return None
     return before - after
+
+
+def _learned_in(history: History, corpus: str) -> int | None:
+    return 0 if corpus == NEUTRAL else history.learned_in(corpus)
 
 
 def _at(history: History, stage: int, name: str, corpus: str, group: str) -> float | None:

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from lethe.config import UserError
-from lethe.evaluation.mine import Item
+from lethe.evaluation.items import Item
 from lethe.model.cost import rows_evaluated_at_once
 from lethe.tokens.shards import TokenData
 from lethe.tokens.tokenizer import EOS_ID, load_tokenizer
