@@ -1,7 +1,8 @@
 """The arms of a finished grid as a Markdown table: forgetting, and its price on the later corpus, against two arms.
 
 python -m benchmarks.arms RUN_FOLDER [--baseline NAME]. Means over seeds; ± is half a 95 % interval (Student);
-differences are paired by seed, from plain training and from interleaving at the highest ratio.
+differences are paired by seed, from plain training, from interleaving at the highest ratio, and in forgetting from
+interleaving at the arm's own loss on the later corpus (`grid.matched`: ≤ and ≥ where that lies beyond interleaving's).
 """
 
 import argparse
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from grid.matched import matched
 from grid.summary import paired_differences, summary
 from lethe.config import UserError
 from lethe.program import run_program
@@ -22,6 +24,7 @@ HEADER = [
     "forgetting - ratio {}",
     "later loss - ratio {}",
 ]
+MATCHED = "forgetting - interleaving at its loss"
 
 
 def main(argv: list[str]) -> int:
@@ -55,15 +58,28 @@ def table(cells: pd.DataFrame) -> str:
     interleaved = _by_arm(
         paired_differences(cells, [forgotten, later], {"interleaving_ratio": top, "intervention_kind": "none"})
     )
-    rows = [[name.format(f"{top:g}") for name in HEADER], ["---"] * len(HEADER)]
+    at_its_loss = _matched(cells, earlier)
+    header = [name.format(f"{top:g}") for name in HEADER] + [MATCHED] * bool(at_its_loss)
+    rows = [header, ["---"] * len(header)]
     for arm, values in means.items():
         name = arm[1] if arm[0] == 0 else f"{arm[1]}, ratio {arm[0]:g}"
         rows.append(
             [name, _shown(values[forgotten]), f"{values[lost][0]:.0%}" if lost in values else "", _shown(values[later])]
             + [_shown(plain.get(arm, {}).get(later))]
             + [_shown(interleaved.get(arm, {}).get(metric)) for metric in (forgotten, later)]
+            + [at_its_loss.get(arm, "")] * bool(at_its_loss)
         )
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def _matched(cells: pd.DataFrame, earlier: str) -> dict[tuple[float, str], str]:
+    """Of each ratio and intervention the difference at matched loss; empty without two ratios of interleaving."""
+    found = {}
+    for row in matched(cells).to_dict("records"):
+        bound = "" if not (row["below"] or row["above"]) else "≤ " if not row["above"] else "≥ " * (not row["below"])
+        if row["earlier"] == earlier:
+            found[row["interleaving_ratio"], row["intervention"]] = bound + _shown((row["mean"], row["half"]))
+    return found
 
 
 def _by_arm(rows: pd.DataFrame) -> dict[tuple[float, str], dict[str, tuple[float, float]]]:

@@ -22,6 +22,7 @@ from lethe.model.cost import flops_per_token
 from lethe.training.stage import Stage
 from lethe.training.store import CURVE, StageStore
 
+RELEARNING = "relearning"
 CELL_CURVE = pa.schema([("cell", pa.string()), ("stage", pa.int64()), *CURVE])
 
 
@@ -53,15 +54,18 @@ class Results:
         return row | (self._metrics(cell) if outcome.status == "finished" else {})
 
     def curve(self, cell: Cell) -> pa.Table:
-        """The cell's curve, schema CELL_CURVE; tokens count over the whole sequence."""
+        """The cell's curve, schema CELL_CURVE; tokens count over the whole sequence.
+
+        Of a branch that learns a corpus X again there are the losses, in nats and bits: stage indices after the last,
+        tokens that count on from the end of the sequence, and names of their own, `relearning/X/loss/Y`.
+        """
         tables, before = [], 0
         for i, stage in enumerate(cell.stages):
-            table = self._curve(stage)
-            tokens = pa.array(table["tokens"].to_numpy() + before)
-            table = table.set_column(CURVE.get_field_index("tokens"), CURVE.field("tokens"), tokens)
-            columns = [pa.array([cell.name] * len(table)), pa.array([i] * len(table)), *table.columns]
-            tables.append(pa.table(columns, schema=CELL_CURVE))
+            tables.append(self._curve_in(cell, i, stage, before))
             before += stage.steps * stage.tokens_per_step
+        for i, stage in enumerate(cell.branches, start=len(cell.stages)):
+            (corpus,) = stage.mixture
+            tables.append(self._curve_in(cell, i, stage, before, f"{RELEARNING}/{corpus}/"))
         return pa.concat_tables(tables)
 
     def write(self, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
@@ -104,6 +108,18 @@ class Results:
             flops_per_token(stage.model, record["vocab_size"]),
             None if peak is None else peak * made["ranks"],
         )
+
+    def _curve_in(self, cell: Cell, i: int, stage: Stage, before: int, prefix: str = "") -> pa.Table:
+        """The stage's curve as the `i`-th of a cell that has seen `before` tokens; with a prefix only its losses."""
+        table = self._curve(stage)
+        if prefix:
+            losses = [name.startswith(("loss/", "bpb/")) for name in table["name"].to_pylist()]
+            table = table.filter(pa.array(losses))
+        columns = dict(zip(table.column_names, table.columns, strict=True))
+        columns["tokens"] = pa.array(table["tokens"].to_numpy() + before)
+        columns["name"] = pa.array([prefix + name for name in table["name"].to_pylist()], pa.string())
+        own = {"cell": pa.array([cell.name] * len(table)), "stage": pa.array([i] * len(table))}
+        return pa.table(own | columns, schema=CELL_CURVE)
 
     def _curve(self, stage: Stage) -> pa.Table:
         key = self.keys[stage.identity]

@@ -26,7 +26,7 @@ def summary(results: pd.DataFrame, metrics: Sequence[str]) -> pd.DataFrame:
     `half` is half the width of the 95 % interval, nan with one seed; `n` counts the seeds at which the metric is
     defined. A metric defined at none of an arm's seeds has no row there.
     """
-    return _table(metrics, [(cells, mean_interval) for cells in _arms(results)])
+    return _table(metrics, [(cells, mean_interval) for cells in arms(results)])
 
 
 def paired_differences(
@@ -39,10 +39,10 @@ def paired_differences(
     `{"baseline": "combined"}` compares all with training on everything at once. An arm without one has no row, nor has
     the reference itself. Raises UserError where several arms fit.
     """
-    arms, compared = _arms(results), []
-    for cells in arms:
+    every, compared = arms(results), []
+    for cells in every:
         wanted = {name: cells[name].iloc[0] for name in ("baseline", "model")} | dict(reference)
-        fit = [other for other in arms if all(other[name].iloc[0] == value for name, value in wanted.items())]
+        fit = [other for other in every if all(other[name].iloc[0] == value for name, value in wanted.items())]
         if len(fit) > 1:
             raise UserError(f"reference: found {dict(reference)}, which {len(fit)} arms have; allowed: what one has")
         if fit and fit[0] is not cells:
@@ -53,7 +53,7 @@ def paired_differences(
 Aggregate = Callable[[pd.Series], Interval | None]
 
 
-def _arms(results: pd.DataFrame) -> list[pd.DataFrame]:
+def arms(results: pd.DataFrame) -> list[pd.DataFrame]:
     """The finished cells of each arm, by seed."""
     finished = results[results["status"] == "finished"].set_index("seed", drop=False)
     return [cells for _, cells in finished.groupby(ARM, dropna=False, sort=False)]
@@ -70,9 +70,9 @@ def _numbers(column: pd.Series) -> pd.Series:
     return pd.to_numeric(column).astype(float)
 
 
-def _table(metrics: Sequence[str], arms: list[tuple[pd.DataFrame, Aggregate]]) -> pd.DataFrame:
+def _table(metrics: Sequence[str], every: list[tuple[pd.DataFrame, Aggregate]]) -> pd.DataFrame:
     rows = []
-    for cells, aggregate in arms:
+    for cells, aggregate in every:
         arm = [cells[name].iloc[0] for name in ARM]
         for metric in metrics:
             found = aggregate(_numbers(cells[metric])) if metric in cells else None

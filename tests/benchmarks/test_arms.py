@@ -37,3 +37,16 @@ def test_the_program_prints_it_and_names_what_is_wrong(tmp_path: Path, capsys: p
     assert "none, ratio 0.25" in capsys.readouterr().out
     with pytest.raises(UserError, match="allowed: sequential_ab"):
         main([str(tmp_path), "--baseline", "combined"])
+
+
+def test_an_arm_is_held_against_interleaving_at_its_own_loss() -> None:
+    rows = family = results().assign(**{"learned_loss/cars": 2.0})
+    for loss, forgotten in ((2.25, 1.0), (9.0, 2.0)):
+        arm = family[family["interleaving_ratio"] == 0].assign(intervention=f"at {loss}", intervention_kind="l2_sp")
+        rows = pd.concat([rows, arm.assign(**{"final_loss/cars": loss, "forgetting/food": forgotten})])
+    lines = table(rows).splitlines()
+    assert lines[0].endswith("| forgetting - interleaving at its loss |")
+    # Interleaving forgets 2 and 3.2 - 2.2 / .3 x .25 nats at a loss of 2.25, and 1 nat at 2.5 and at 2.3.
+    assert lines[4].endswith(f"| {(1 - 2 + 1 - (3.2 - 2.2 * 0.25 / 0.3)) / 2:+.3f} ±{12.706 * 0.3167:.3f} |")
+    assert lines[5].endswith("| ≥ +1.000 ±0.000 |")
+    assert lines[2].endswith("|  |") and lines[3].endswith("|  |")

@@ -99,8 +99,14 @@ def test_a_branch_gives_its_metric_and_is_no_part_of_the_cell(written):
     assert (row["final_loss/food"], row["tokens"]) == (5.5, 51_200)
     (cell,) = (cell for cell in written.tree.cells if cell.name == AB)
     assert row["stage_key"] == written.keys[cell.stages[-1].identity]
-    curve = written.results.curve(cell).to_pydict()
-    assert set(curve["stage"]) == {0, 1} and max(curve["tokens"]) == 51_200
+    curve = written.results.curve(cell).to_pylist()
+    branch = [point for point in curve if point["stage"] == 2]
+    sequence = [point for point in curve if point not in branch]
+    assert {point["stage"] for point in sequence} == {0, 1} and max(point["tokens"] for point in sequence) == 51_200
+    again = [(point["tokens"], point["value"]) for point in branch if point["name"] == "relearning/food/loss/food"]
+    assert again == [(51_200, 5.5), (57_600, 4.5), (64_000, 3.5)]
+    assert all(point["name"].startswith("relearning/food/") for point in branch)
+    assert not any(point["name"].startswith("relearning/") for point in sequence)
 
 
 def test_every_metric_of_every_cell_is_in_the_file(written, tmp_path):
