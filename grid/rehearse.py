@@ -196,7 +196,7 @@ def estimate(
             known = False
             continue
         marks = len(tree.grid.stage.evaluation.steps(stage.steps))
-        training = tokens / measured["tokens_per_second"] * float(costs.cost_of(stage.intervention).flops)
+        training = tokens / measured["tokens_per_second"] * costs.flops_share(stage, tree.grid.tokenizer.vocab_size)
         seconds[identity] = training + marks * measured["seconds_per_evaluation"]
     if not known:
         return todo | {"hours": None, "device_hours": None, "price": price, "money": None}

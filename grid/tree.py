@@ -11,7 +11,7 @@ from grid.cells import Cell, expand
 from grid.spec import Grid
 from lethe.devices import Room, readable
 from lethe.interventions import find
-from lethe.model.cost import Memory, flops_per_token, memory, parameters
+from lethe.model.cost import Memory, flops_per_token, memory, parameters, run_flops_per_token
 from lethe.training.stage import Stage
 
 
@@ -72,8 +72,9 @@ class Tree:
         }
 
     def _stage(self, identity: str, keys: Mapping[str, str] | None, finished: frozenset[str]) -> dict[str, Any]:
-        stage, model = self.stages[identity], self.model_of[identity]
-        plain = _tokens(stage) * flops_per_token(stage.model, self.grid.tokenizer.vocab_size)
+        stage, model, vocab_size = self.stages[identity], self.model_of[identity], self.grid.tokenizer.vocab_size
+        plain = _tokens(stage) * flops_per_token(stage.model, vocab_size)
+        grown = costs.grown(stage.sequence, vocab_size)
         result = {
             "id": identity,
             "parent": stage.parent.identity if stage.parent else None,
@@ -81,7 +82,9 @@ class Tree:
             "model": model,
             "seed": stage.seed,
             "tokens": _tokens(stage),
-            "flops": round(plain * costs.cost_of(stage.intervention).flops),
+            "parameters": parameters(stage.model, vocab_size) + grown,
+            "flops": round(plain * costs.flops_share(stage, vocab_size)),
+            "run_flops_per_token": run_flops_per_token(stage.model, vocab_size, grown),
             "cells": self.uses[identity],
         }
         return result if keys is None else result | {"key": keys[identity], "reused": identity in finished}
@@ -99,7 +102,7 @@ class Tree:
 def memory_of(grid: Grid, model: str) -> Memory:
     """What one worker of a model needs under the grid's batch, precision, resources and dearest intervention.
 
-    Monitors keep the parent's model beside the one that trains.
+    Monitors keep the parent's model beside the one that trains. What grows may train with the rest in a later stage.
     """
     asked, stage, extra = grid.resources_of(model), grid.stage, costs.dearest(grid)
     each = stage.batch // asked.workers
@@ -111,7 +114,12 @@ def memory_of(grid: Grid, model: str) -> Memory:
         held_out=-(-stage.evaluation.sequences // asked.workers),
         gpu=asked.gpus > 0,
     )
-    return need._replace(weights=round(need.weights * (1 + extra.weights + stage.evaluation.monitors)))
+    size = 1 + costs.largest_growth(grid, model)
+    return need._replace(
+        weights=round(need.weights * (size * (1 + stage.evaluation.monitors) + extra.weights)),
+        gradients=round(need.gradients * size),
+        optimizer=round(need.optimizer * size),
+    )
 
 
 def with_rooms(plan: dict[str, Any], rooms: Mapping[str, Room]) -> dict[str, Any]:
@@ -151,6 +159,8 @@ def stage_name(stage: Stage) -> str:
 
 
 def _words(value: Any) -> str:
+    if isinstance(value, dict):  # an intervention within one
+        return " ".join([value["kind"], *(f"{name} {_words(v)}" for name, v in value["parameters"].items())])
     if isinstance(value, list):
         return " and ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)

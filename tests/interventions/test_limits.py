@@ -41,6 +41,8 @@ BETWEEN: list[Arm] = [
     ("distill", {"on": "batch"}),
     ("ema", {"decay": 0.9}),
     ("ewc", {"strength": 100, "sequences": 16}),
+    ("fracture", {"rank": 4}),
+    ("fracture", {"growth": "units", "embedding": "needed"}),
     ("freeze", {"parts": ["bottom", "norms"]}),
     ("gpm", {"share": 0.9, "sequences": 16}),
     ("l2_sp", {"strength": 10}),
@@ -59,10 +61,11 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_every_kind_has_its_limits_tested():
-    """Another end than the model of A has a test of its own: distill, replay_self; of prior both limits."""
-    assert {kind for kind, _ in OFF} == set(kinds()) - {"lora", "prior"}
-    assert {kind for kind, _ in FULL} == set(kinds()) - {"none", "distill", "replay_self", "prior"}
-    assert {kind for kind, _ in BETWEEN} == set(kinds()) - {"none", "average", "prior"}
+    """Another end than the model of A has a test of its own: distill, replay_self; `own` have both."""
+    own = {"fracture", "prior", "route"}
+    assert {kind for kind, _ in OFF} == set(kinds()) - {"lora"} - own
+    assert {kind for kind, _ in FULL} == set(kinds()) - {"none", "distill", "replay_self"} - own
+    assert {kind for kind, _ in BETWEEN} == set(kinds()) - {"none", "average", "prior", "route"}
 
 
 @pytest.mark.parametrize(("kind", "parameters"), OFF, **names(OFF))
@@ -90,9 +93,15 @@ def test_between_it_forgets_less_than_plain_training_and_learns(lab, kind, param
     assert lab.loss(between, "automotive") < lab.loss(lab.food, "automotive")
 
 
-@pytest.mark.parametrize(("kind", "parameters"), BETWEEN, **names(BETWEEN))
+WITHOUT_TEXT = [arm for arm in BETWEEN if arm[0] != "fracture"]
+
+
+@pytest.mark.parametrize(("kind", "parameters"), WITHOUT_TEXT, **names(WITHOUT_TEXT))
 def test_it_goes_with_interleaving(lab, kind, parameters):
-    """A quarter of A's own text keeps more of A than the intervention alone, and the intervention still acts."""
+    """A quarter of A's own text keeps more of A than the intervention alone, and the intervention still acts.
+
+    Not of fracture: A's text in the stage blurs what its router knows of B.
+    """
     mixed = {"mixture": {"automotive": 0.75, "food": 0.25}}
     both = lab.loss(lab.after_food(kind, mixed, **parameters), "food")
     assert both < lab.loss(lab.after_food(kind, **parameters), "food")

@@ -14,11 +14,14 @@ ARMS = [
     ("distill", {"on": "batch"}),
     ("replay_self", {"sequences": 16, "rows": 0.125}),
     ("ewc", {"strength": 100, "sequences": 4}),
+    ("fracture", {"rank": 2}),
     ("freeze", {"parts": ["all"]}),
     ("gpm", {"share": 0.9, "sequences": 4}),
     ("lora", {"rank": 2}),
     ("ema", {"decay": 0.9}),
     ("average", {"share": 0.5}),
+    ("route", {}),
+    ("route", {"router": "naive_bayes"}),
 ]
 
 

@@ -1,6 +1,6 @@
 """The interface of interventions: every hook has a neutral default, so that a file holds only what it changes.
 
-The order in a stage: `cost` and `reads` while the tree is planned; `at_switch` once, on the parent's model;
+The order in a stage: `cost`, `growth` and `reads` while the tree is planned; `at_switch` once, on the parent's model;
 `learning_rates` once; then for each step `rate`, `extra_rows`, `penalty`, `after_step`; `at_end` once; `tensors` and
 `state` whenever a checkpoint is written. What acts at inference is a property of the model that `at_switch` returns:
 its `forward(ids)` gives the logits that training, evaluation and sampling use.
@@ -13,12 +13,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from lethe.config import Config, UserError
+from lethe.model.cost import NO_GROWTH, Growth
 
 if TYPE_CHECKING:
     import torch
     from numpy import ndarray
     from torch import Tensor, nn
 
+    from lethe.model.config import ModelConfig
     from lethe.tokens.shards import TokenData
     from lethe.training.stage import Stage
     from lethe.training.store import StageStore
@@ -121,6 +123,11 @@ class Intervention:
     def cost(cls, parameters: Config) -> Cost:
         """What it needs and costs, for the plan and the results."""
         return Cost()
+
+    @classmethod
+    def growth(cls, parameters: Config, model: ModelConfig, vocab_size: int) -> Growth:
+        """What the model has beside its parent's from this stage on, for the plan and the results."""
+        return NO_GROWTH
 
     @classmethod
     def reads(cls, parameters: Config, stage: Stage) -> tuple[Stage, ...]:

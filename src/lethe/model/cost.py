@@ -14,6 +14,18 @@ HEAP = 2
 buffers stay in the heap (lethe.training.machine.keep_large_buffers) and training and evaluation take turns in it."""
 
 
+class Growth(NamedTuple):
+    """What a stage gives its model beside what the parent's has."""
+
+    weights: int = 0
+    """Each in a product with every token; at most, where the data decide."""
+    frozen: bool = False
+    """Whether all other weights stay as they are in this stage: no gradient of theirs is computed."""
+
+
+NO_GROWTH = Growth()
+
+
 class Memory(NamedTuple):
     """Bytes that one worker needs at its peak."""
 
@@ -40,13 +52,27 @@ def parameters(config: ModelConfig, vocab_size: int) -> int:
     return vocab_size * d + config.layers * (block_matrix_parameters(config) + 2 * d) + d
 
 
-def flops_per_token(config: ModelConfig, vocab_size: int) -> int:
+def low_rank_weights(config: ModelConfig, rank: int) -> int:
+    """Weights of products of rank `rank` beside every matrix of the blocks: (out + in) rank each."""
+    d = config.d_model
+    return config.layers * rank * ((3 * d + d) + (d + d) + (2 * config.d_ff + d) + (d + config.d_ff))
+
+
+def flops_per_token(config: ModelConfig, vocab_size: int, grown: int = 0, growth: Growth = NO_GROWTH) -> int:
     """Floating point operations that training spends on one token, forward and backward, at full context.
 
     PaLM (Chowdhery et al. 2022, appendix B): 6 for each parameter of a matrix product, and 12 layers d_model context
     for attention, causal masking not halved. The tied head counts once, as a product; looking up the embedding is free.
+    Stages before have `grown` further weights, this one has its `growth`; a weight without a gradient takes 4.
     """
-    return 6 * _matrix_parameters(config, vocab_size) + 12 * config.layers * config.d_model * config.context
+    before = _matrix_parameters(config, vocab_size) + grown
+    products = (4 if growth.frozen else 6) * before + 6 * growth.weights
+    return products + 12 * config.layers * config.d_model * config.context
+
+
+def run_flops_per_token(config: ModelConfig, vocab_size: int, grown: int = 0) -> int:
+    """What a forward pass spends on one token at full context, counted in the same way: a third."""
+    return flops_per_token(config, vocab_size, grown) // 3
 
 
 def _matrix_parameters(config: ModelConfig, vocab_size: int) -> int:

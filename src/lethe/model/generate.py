@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from lethe.model.transformer import Cache, TorchTransformer
+from lethe.model.fractured import GatedCache, cacheable
 
 NUMBERS_AT_ONCE = 2**29
 """Keys and values (or, without a cache, logits) that are held at most when rows are sampled: 2 GiB in float32."""
@@ -48,12 +48,12 @@ def sample_rows(model: nn.Module, first: Tensor, context: int, vocab: int, gener
     another document. Ids of `vocab` and over are never drawn. Many rows at a time, each id read once.
     """
     device = next(model.parameters()).device
-    cached = model if type(model) is TorchTransformer else None
+    cached = cacheable(model)
     a_row = 2 * cached.config.layers * context * cached.config.d_model if cached else context * vocab
     chunks = []
     for start in first.split(max(1, min(512, NUMBERS_AT_ONCE // a_row))):
         rows = start[:, None]
-        cache = Cache(cached, len(start)) if cached else None
+        cache = GatedCache(cached, len(start)) if cached else None
         for _ in range(context):
             logits = model(rows[:, -1:].to(device), cache) if cache else model(rows.to(device))
             probabilities = logits[:, -1, :vocab].float().softmax(-1).cpu()
@@ -73,19 +73,19 @@ def window_start(length: int, context: int) -> int:
 
 
 class _Reader:
-    """A model with a growing text: a TorchTransformer reads each id once a window, any other model all each time."""
+    """A model with a growing text: one that a cache serves reads each id once a window, any other all each time."""
 
     def __init__(self, model: nn.Module, context: int) -> None:
-        self.model, self.context = model, context
+        self.model, self.context, self.cached = model, context, cacheable(model)
         self.start = -1
 
     def last_logits(self, ids: Tensor) -> Tensor:
         """Logits [V] of the id that follows `ids` (int64 [1, T]), which begin with those of the call before."""
         start = window_start(ids.shape[1], self.context)
-        if type(self.model) is not TorchTransformer:
+        if not self.cached:
             return self.model(ids[:, start:])[0, -1]
         if start != self.start:
-            self.start, self.cache = start, Cache(self.model, batch=1)
+            self.start, self.cache = start, GatedCache(self.cached, batch=1)
         return self.model(ids[:, start + self.cache.tokens :], self.cache)[0, -1]
 
 
