@@ -48,6 +48,8 @@ BETWEEN: list[Arm] = [
     ("l2_sp", {"strength": 10}),
     ("lora", {"rank": 4}),
     ("lr", {"scale": 0.3, "warmup": 0.2}),
+    ("rebuild", {"sequences": 16}),
+    ("rebuild", {"of": {"kind": "fracture", "rank": 4}, "sequences": 16}),
     ("replay_self", {"sequences": 16}),
 ]
 
@@ -62,7 +64,7 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 def test_every_kind_has_its_limits_tested():
     """Another end than the model of A has a test of its own: distill, replay_self; `own` have both."""
-    own = {"fracture", "prior", "route"}
+    own = {"fracture", "prior", "rebuild", "route"}
     assert {kind for kind, _ in OFF} == set(kinds()) - {"lora"} - own
     assert {kind for kind, _ in FULL} == set(kinds()) - {"none", "distill", "replay_self"} - own
     assert {kind for kind, _ in BETWEEN} == set(kinds()) - {"none", "average", "prior", "route"}

@@ -22,6 +22,7 @@ ARMS = [
     ("average", {"share": 0.5}),
     ("route", {}),
     ("route", {"router": "naive_bayes"}),
+    ("rebuild", {"sequences": 16}),  # of `route`, so after it
 ]
 
 

@@ -175,7 +175,9 @@ def _chunks(file: BinaryIO, metadata: pq.FileMetaData, groups: range) -> Iterato
         waiting.append(batch)
         size += batch.nbytes
         if size >= CHUNK_BYTES:
-            yield pa.Table.from_batches(waiting)
+            table = pa.Table.from_batches(waiting)
+            step = -(-table.num_rows // (size // CHUNK_BYTES))  # all of them but where a few rows are large
+            yield from (table.slice(start, step) for start in range(0, table.num_rows, step))
             waiting, size = [], 0
     if waiting:
         yield pa.Table.from_batches(waiting)
