@@ -23,6 +23,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
+from scipy.stats import rankdata
 
 from lethe.config import UserError
 from lethe.program import run_program
@@ -189,22 +190,16 @@ def _out_of_sample(gauge: np.ndarray, lost: np.ndarray, groups: np.ndarray) -> n
 
 def spearman(x: np.ndarray, y: np.ndarray) -> float:
     """Correlation of the ranks of x and y (float64 [n]), ties sharing the mean of theirs; nan where one is constant."""
-    return _correlation(ranks(x), ranks(y))
+    return _correlation(rankdata(x), rankdata(y))
 
 
 def partial(x: np.ndarray, y: np.ndarray, *given: np.ndarray) -> float:
     """The same of what is left of the ranks of x and y after least squares on those of `given`; nan if nothing is."""
-    design = np.stack([np.ones(len(x)), *(ranks(each) for each in given)], axis=1)
-    ranked = np.stack([ranks(x), ranks(y)], axis=1)
+    design = np.stack([np.ones(len(x)), *(rankdata(each) for each in given)], axis=1)
+    ranked = np.stack([rankdata(x), rankdata(y)], axis=1)
     left = ranked - design @ np.linalg.lstsq(design, ranked, rcond=None)[0]
     left[:, np.linalg.norm(left, axis=0) < 1e-9 * np.linalg.norm(ranked, axis=0)] = 0  # explained, but for rounding
     return _correlation(left[:, 0], left[:, 1])
-
-
-def ranks(x: np.ndarray) -> np.ndarray:
-    """1 for the lowest; ties share the mean of theirs: float64 [n]."""
-    _, group, sizes = np.unique(x, return_inverse=True, return_counts=True)
-    return (np.cumsum(sizes) - (sizes - 1) / 2)[group]
 
 
 def _correlation(x: np.ndarray, y: np.ndarray) -> float:

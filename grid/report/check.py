@@ -4,7 +4,7 @@ from typing import Any
 
 from grid.report.content import Column, Run, Section, Table, Value, number, text
 
-COMMAND = "python -m ray_jobs.self_check --json"
+COMMAND = "python -m ray_jobs.self_check"
 MARKS = {"held": "✓ held", "failed": "✗ failed", "undecided": "? undecided"}
 
 

@@ -24,8 +24,7 @@ import pytest
 
 from lethe.files import sha256
 
-KILLS, IN_A_ROW = int(os.environ.get("LETHE_TEST_KILLS", 9)), 6
-ENOUGH = 30  # kills after which their moments must have been what they are meant to be
+KILLS, IN_A_ROW = 30, 6
 MARKS = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
 MARKS += [pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")]
 LATER = 0.1  # seconds from the moment waited for to the kill, at most
@@ -169,11 +168,9 @@ def kill_again_and_again(victim: Victim, seed: int) -> None:
             row = 0
             tally["runs compared"] += 1
     print(f"{victim.program}: an undisturbed run took {seconds:.1f} s; {dict(tally)}")
-    assert tally["met it running"]
-    if KILLS >= ENOUGH:
-        assert tally["met it running"] >= KILLS / 2
-        assert tally["left some pieces"] >= KILLS / 4
-        assert tally["left half a file"]
+    assert tally["met it running"] >= KILLS / 2
+    assert tally["left some pieces"] >= KILLS / 4
+    assert tally["left half a file"] > 0
 
 
 def _wait_for_a_moment(

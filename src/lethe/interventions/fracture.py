@@ -92,14 +92,11 @@ class Fracture(Intervention):
         return fractured.to(self.switch.worker.device)
 
     def router(self, own: ndarray) -> Router:
-        import torch
-
         from lethe.model.fractured import Router
-        from lethe.training.derived import seen_counts
+        from lethe.training.derived import log_unigram_ratio, seen_counts
 
-        a, b = (torch.from_numpy(counts).double() + 0.5 for counts in (seen_counts(self.switch), own))
-        ratio = (b / b.sum()).log() - (a / a.sum()).log()
-        return Router(ratio.float(), self.parameters.gamma, self.parameters.sharpness)
+        ratio = log_unigram_ratio(seen_counts(self.switch), own).float()
+        return Router(ratio, self.parameters.gamma, self.parameters.sharpness)
 
     def own_counts(self) -> ndarray:
         """How often each id is a target in this stage, which is about to start, or is finished: int64 [V]."""

@@ -47,14 +47,13 @@ class Prior(Intervention):
         return Shifted(model, vocab_size).to(self.switch.worker.device)
 
     def at_end(self, model: nn.Module) -> None:
-        import torch
+        import numpy as np
 
         from lethe.model.shifted import Shifted
-        from lethe.training.derived import seen_counts
+        from lethe.training.derived import log_unigram_ratio, seen_counts
 
         assert isinstance(model, Shifted)
         since = self.switch.record(self.switch.stage.reads[0])["unigram_counts"]
-        before, after = torch.from_numpy(seen_counts(self.switch)).double() + 0.5, torch.tensor(since).double() + 0.5
-        shift = (before / before.sum()).log() - (after / after.sum()).log()
+        shift = -log_unigram_ratio(seen_counts(self.switch), np.array(since, dtype=np.int64))
         model.trunk.load_state_dict(self.switch.load(self.switch.stage.reads[0]).state_dict())
         model.shift.copy_(self.parameters.strength * shift)

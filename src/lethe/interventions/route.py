@@ -86,14 +86,13 @@ class Route(Intervention):
         return Routed(model, path, self.parameters.router, self.parameters.gamma, ratio).to(self.switch.worker.device)
 
     def ratio(self) -> Tensor:
-        """log u_B / u_A of every id, float32 [V]: shares of the tokens trained on, each count plus 1/2."""
-        import torch
+        """log u_B / u_A of every id in the tokens trained on, float32 [V]."""
+        import numpy as np
 
-        from lethe.training.derived import seen_counts
+        from lethe.training.derived import log_unigram_ratio, seen_counts
 
         since = self.switch.record(self.switch.stage.reads[0])["unigram_counts"]
-        before, after = torch.from_numpy(seen_counts(self.switch)).double() + 0.5, torch.tensor(since).double() + 0.5
-        return ((after / after.sum()).log() - (before / before.sum()).log()).float()
+        return log_unigram_ratio(seen_counts(self.switch), np.array(since, dtype=np.int64)).float()
 
     def learning_rates(self, model: nn.Module) -> dict[str, float]:
         return {name: 0.0 for name, _ in model.named_parameters()}

@@ -34,7 +34,11 @@ def initialise(model: nn.Module, seed: int) -> None:
         if name.endswith("norm.weight"):
             parameter.fill_(1.0)
             continue
-        digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+        generator = seeded(f"{seed}/{name}")
         std = small / math.sqrt(len(writers)) if name in writers else small
         parameter.copy_(torch.empty(parameter.shape).normal_(std=std, generator=generator))
+
+
+def seeded(words: str) -> torch.Generator:
+    """A generator on the CPU whose draws come from `words` alone."""
+    return torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(words.encode()).digest()[:8], "little"))

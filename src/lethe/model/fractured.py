@@ -4,7 +4,6 @@ At the cut all that grew gives 0, so the logits are the trunk's whatever the gat
 trunk's for ever. Letters of shapes as in `transformer.py`; R rank, U units, N rows of the embedding that have a delta.
 """
 
-import hashlib
 from functools import partial
 from typing import Any
 
@@ -13,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.config import UserError
+from lethe.model.build import seeded
 from lethe.model.routed import faded_sum
 from lethe.model.transformer import Cache, FeedForward, TorchTransformer
 
@@ -200,5 +200,4 @@ def cacheable(model: nn.Module) -> TorchTransformer | None:
 
 
 def _drawn(like: Tensor, shape: tuple[int, int], std: float, seed: str) -> Tensor:
-    generator = torch.Generator().manual_seed(int.from_bytes(hashlib.sha256(seed.encode()).digest()[:8], "little"))
-    return torch.empty(shape).normal_(std=std, generator=generator).to(like)
+    return torch.empty(shape).normal_(std=std, generator=seeded(seed)).to(like)

@@ -1,10 +1,10 @@
 """Matrices with a trained product of low rank added to them (LoRA, Hu et al. 2022), and the sums made plain again."""
 
-import hashlib
-
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
+
+from lethe.model.build import seeded
 
 
 class LowRank(nn.Module):
@@ -29,8 +29,7 @@ def add_low_rank(model: nn.Module, rank: int, factor: float, seed: int) -> None:
         if "blocks" in name.split(".") and getattr(module, "weight", torch.empty(0)).dim() == 2
     ]
     for name, module in matrices:
-        digest = hashlib.sha256(f"{seed}/low rank/{name}".encode()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little"))
+        generator = seeded(f"{seed}/low rank/{name}")
         parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank, factor, generator))
 
 

@@ -49,6 +49,13 @@ def seen_counts(switch: Switch) -> np.ndarray:
     return np.sum([np.array(record["unigram_counts"], dtype=np.int64) for record in records], axis=0)
 
 
+def log_unigram_ratio(before: np.ndarray, since: np.ndarray) -> Tensor:
+    """log u_since / u_before of every id, float64 [V]: shares of the counts (int64 [V] each), each count plus 1/2."""
+    shares = [torch.from_numpy(counts).double() + 0.5 for counts in (since, before)]
+    one, other = ((share / share.sum()).log() for share in shares)
+    return one - other
+
+
 def seen_rows(switch: Switch, sequences: int) -> Tensor:
     """Rows that the stages before the switch trained on, evenly spread over them: int64 [n, context + 1]."""
     stages = [stage.trained for stage in switch.parent.sequence]
