@@ -2,7 +2,8 @@
 
 It reads `curves.parquet` and `results.parquet` of a run with `stage: {evaluation: {monitors: true}}`. Forgetting is the
 mean rise of the loss on the corpora learned before a stage, since that stage began. Each stage after the first, by
-baseline and model, is a contest of its own over its arms (ratio and intervention), seeds and marks:
+baseline and model, is a contest of its own over its arms (ratio and intervention), seeds and marks; a monitor that an
+arm does not have (a mixture of models has no geometry) is judged on the others:
 
 pooled       Spearman's correlation with forgetting over all marks but a stage's first, where nothing has moved yet
 partial      the same, of ranks, with what tokens and weight distance explain taken out of both
@@ -37,7 +38,7 @@ COLUMNS = ("pooled", "partial", "ends", "early", "without one")
 
 @dataclass(frozen=True)
 class Points:
-    """The marks of one contest, [n] each; `values` by monitor. `share` is tokens over those of the stage."""
+    """The marks of one contest, [n] each; `values` by monitor, nan where it lacks. `share`: of the stage's tokens."""
 
     arm: np.ndarray
     seed: np.ndarray
@@ -122,8 +123,9 @@ def _last(points: dict[int, float]) -> float:
 
 
 def _points(rows: list[dict[str, Any]]) -> Points:
-    columns = {name: np.array([row[name] for row in rows]) for name in rows[0]}
-    values = {name: columns[name] for name in rows[0] if name not in ("arm", "seed", "share", "forgetting")}
+    names = dict.fromkeys(name for row in rows for name in row)
+    columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
+    values = {name: columns[name] for name in names if name not in ("arm", "seed", "share", "forgetting")}
     return Points(columns["arm"], columns["seed"], columns["share"], columns["forgetting"], values)
 
 
@@ -143,16 +145,26 @@ def contest(points: Points) -> dict[str, Any]:
 
 
 def _figures(name: str, moving: Points, ends: Points) -> dict[str, Any]:
+    moving, ends = (_with(points, name) for points in (moving, ends))
     value = moving.values[name]
     figures: dict[str, Any] = {"pooled": bootstrap(moving.arm, spearman, value, moving.forgetting)}
-    if name not in COVARIATES:
-        given = [moving.values[covariate] for covariate in COVARIATES]
-        figures["partial"] = bootstrap(moving.arm, partial, value, moving.forgetting, *given)
+    there = _with(moving, *COVARIATES)
+    if name not in COVARIATES and len(there.arm):
+        given = [there.values[covariate] for covariate in COVARIATES]
+        figures["partial"] = bootstrap(there.arm, partial, there.values[name], there.forgetting, *given)
     figures["ends"] = bootstrap(ends.arm, spearman, ends.values[name], ends.forgetting)
     seen, final = _early(moving)
     figures["early"] = bootstrap(seen.arm, spearman, seen.values[name], final)
     figures["without one"] = leave_one_out(moving.arm, spearman, value, moving.forgetting)
     return figures
+
+
+def _with(points: Points, *names: str) -> Points:
+    """The marks that have all of these monitors."""
+    there = np.ones(len(points.arm), dtype=bool)
+    for name in names:
+        there &= np.isfinite(points.values.get(name, np.nan))
+    return points[there]
 
 
 def _early(points: Points) -> tuple[Points, np.ndarray]:

@@ -13,5 +13,7 @@ for _name, _value in {
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Tune would swallow Ctrl-C and wait for its trials
     "RAY_AIR_NEW_OUTPUT": "0",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # with the password in it, where there is one
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # grid.outbox tries again, without end
 }.items():
     os.environ.setdefault(_name, _value)

@@ -6,7 +6,7 @@ neither name.
 
 from collections import Counter
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, cached_property
 from itertools import product
 
 from grid.spec import Axes, Grid, Part
@@ -33,10 +33,37 @@ class Cell:
     stages: tuple[Stage, ...]
     branches: tuple[Stage, ...] = ()
 
+    @cached_property
+    def needed(self) -> dict[str, Stage]:
+        """Every stage that must be finished for the cell, by identity, in an order in which they can be trained."""
+        needed: dict[str, Stage] = {}
+        for last in (self.stages[-1], *self.branches):
+            _add(needed, last)
+        return needed
+
+
+def _add(needed: dict[str, Stage], stage: Stage) -> None:
+    """Add a stage behind all that it needs."""
+    if stage.parent:
+        _add(needed, stage.parent)
+    for other in stage.reads:
+        _add(needed, other)
+    needed.setdefault(stage.identity, stage)
+
 
 def expand(grid: Grid) -> list[Cell]:
     """All cells, without doubles, in the order of the YAML."""
-    build = cache(lambda *point: _sequence(grid, *point))
+    course = cache(lambda baseline, model, ratio: _course(grid, baseline, model, ratio))
+    first = cache(lambda baseline, model, seed: _stage(grid, model, seed, *course(baseline, model, 0.0)[0]))
+
+    @cache
+    def build(baseline: str, model: str, ratio: float, label: str, seed: int) -> tuple[Stage, ...]:
+        stages = [first(baseline, model, seed)]
+        for mixture, tokens in course(baseline, model, ratio)[1:]:
+            stage = _stage(grid, model, seed, mixture, tokens, grid.interventions[label], stages[-1])
+            stages.append(stage.with_reads())
+        return tuple(stages)
+
     cells: dict[str, Cell] = {}
     for axes in grid.grids or (Axes(),):
         for baseline, model, ratio, label, seed in product(
@@ -60,24 +87,35 @@ def _name(baseline: str, model: str, ratio: float | None, label: str | None, see
     return "-".join(part for part in parts if part)
 
 
-def _sequence(grid: Grid, baseline: str, model: str, ratio: float, label: str, seed: int) -> tuple[Stage, ...]:
-    stages: list[Stage] = []
+def _course(grid: Grid, baseline: str, model: str, ratio: float) -> list[tuple[dict[str, float], int]]:
+    """The mixture and the tokens of each stage of a baseline; neither a seed nor an intervention changes them."""
+    course: list[tuple[dict[str, float], int]] = []
     seen: Counter[str] = Counter()
     for part in grid.baselines[baseline]:
-        share = ratio if stages else 0.0
-        stage = Stage(
-            model=grid.models[model],
-            mixture=_interleave(part, share, seen),
-            tokens=_tokens(grid, part, share),
-            recipe=grid.stage.recipe,
-            seed=seed,
-            intervention=grid.interventions[label] if stages else PLAIN,
-            parent=stages[-1] if stages else None,
-        )
-        stages.append(stage.with_reads())
-        for corpus, windows in stage.drawn.items():
-            seen[corpus] += windows
-    return tuple(stages)
+        acting = ratio if course else 0.0
+        course.append((_interleave(part, acting, seen), _tokens(grid, part, acting)))
+        seen.update(_stage(grid, model, 0, *course[-1]).drawn)
+    return course
+
+
+def _stage(
+    grid: Grid,
+    model: str,
+    seed: int,
+    mixture: dict[str, float],
+    tokens: int,
+    intervention: InterventionConfig = PLAIN,
+    parent: Stage | None = None,
+) -> Stage:
+    return Stage(
+        model=grid.models[model],
+        mixture=mixture,
+        tokens=tokens,
+        recipe=grid.stage.recipe,
+        seed=seed,
+        intervention=intervention,
+        parent=parent,
+    )
 
 
 def _branches(grid: Grid, stages: tuple[Stage, ...]) -> tuple[Stage, ...]:

@@ -5,50 +5,36 @@ from typing import Any
 
 from grid.cells import Cell
 from grid.spec import Grid
-from lethe.interventions import InterventionConfig, find
+from lethe.interventions import InterventionConfig
 from lethe.interventions.interface import Cost
-from lethe.model.config import ModelConfig
-from lethe.model.cost import Growth, flops_per_token, parameters, run_flops_per_token
+from lethe.model.cost import Growth, flops_per_token, held_parameters, parameters, run_flops_per_token
 from lethe.training.stage import Stage
 
 NEEDS = ("nothing", "statistics", "samples", "buffer", "text")
 """From the least to the most; `text` is what interleaving reads: the corpora themselves."""
 
 
-def cost_of(intervention: InterventionConfig) -> Cost:
-    kind = find(intervention.kind)
-    return kind.cost(kind.Parameters.model_validate(intervention.parameters))
+def grown(stages: Iterable[Stage], vocab_size: int) -> tuple[Growth, ...]:
+    """What the stages of a sequence have added to the model, one after the other."""
+    return tuple(stage.intervention.growth(stage.model, vocab_size) for stage in stages)
 
 
-def growth_of(intervention: InterventionConfig, model: ModelConfig, vocab_size: int) -> Growth:
-    kind = find(intervention.kind)
-    return kind.growth(kind.Parameters.model_validate(intervention.parameters), model, vocab_size)
-
-
-def grown(stages: Iterable[Stage], vocab_size: int) -> int:
-    """Weights that the stages of a sequence have added to the model."""
-    return sum(growth_of(stage.intervention, stage.model, vocab_size).weights for stage in stages)
+def weights(stage: Stage, vocab_size: int) -> int:
+    """Parameters of the finished stage's model, at most."""
+    return held_parameters(stage.model, vocab_size, grown(stage.sequence, vocab_size))
 
 
 def flops_share(stage: Stage, vocab_size: int) -> float:
     """FLOPs a token of the stage's training over those of a plain stage, of a model in which nothing has grown."""
-    growth, before = growth_of(stage.intervention, stage.model, vocab_size), grown(stage.sequence[:-1], vocab_size)
+    *before, growth = grown(stage.sequence, vocab_size)
     share = flops_per_token(stage.model, vocab_size, before, growth) / flops_per_token(stage.model, vocab_size)
-    return share * float(cost_of(stage.intervention).flops)
+    return share * float(stage.intervention.cost().flops)
 
 
-def dearest(grid: Grid) -> Cost:
-    """The most that any of the grid's interventions takes: of memory, and of rows a step."""
-    costs = [cost_of(intervention) for intervention in grid.interventions.values()]
-    return Cost(weights=max(cost.weights for cost in costs), rows=max(cost.rows for cost in costs))
-
-
-def largest_growth(grid: Grid, model: str) -> float:
-    """The most that a sequence of the grid adds to a model, as a share of its weights."""
-    config, vocab_size = grid.models[model], grid.tokenizer.vocab_size
-    later = max(len(parts) for parts in grid.baselines.values()) - 1
-    most = max(growth_of(each, config, vocab_size).weights for each in grid.interventions.values())
-    return later * most / parameters(config, vocab_size)
+def run_share(stage: Stage, vocab_size: int) -> float:
+    """FLOPs a token of the finished stage's forward pass over those of a plain model's."""
+    after = run_flops_per_token(stage.model, vocab_size, grown(stage.sequence, vocab_size))
+    return after / run_flops_per_token(stage.model, vocab_size)
 
 
 def costs(
@@ -61,13 +47,14 @@ def costs(
     `needs`         of the earlier corpora (NEEDS)
     `extra_weights` copies of the model's weights in memory
     `extra_rows`    beside each row of the batch
-    `growth`        of the weights: what the finished model has beside each of a plain one (at most)
+    `growth`        of the weights: what the finished model has beside each of a plain one (at most); those that two
+                    models of a mixture share count once
     `extra_flops`   beside each FLOP of a plain stage; -1 where nothing is trained
     `run_flops`     beside each FLOP of a plain model's forward pass
     `budget`        what becomes of the later stage's tokens: `same`, or some are put in place of its own (`replaces`),
                     or come on top (`adds`)
     """
-    cost = cost_of(intervention) if intervention else Cost()
+    cost = intervention.cost() if intervention else Cost()
     shares = [_shares(grid, intervention, name, later) for name in models] if intervention else [(0.0, 1.0, 1.0)]
     growth, training, running = (max(each) for each in zip(*shares, strict=True))
     interleaving = {"replace": "replaces", "add": "adds"}[grid.stage.interleaving]
@@ -85,10 +72,10 @@ def costs(
 def _shares(grid: Grid, intervention: InterventionConfig, model: str, later: int) -> tuple[float, float, float]:
     """Over those of a plain model: weights that have grown, FLOPs of the last stage's training and of a forward."""
     config, vocab_size = grid.models[model], grid.tokenizer.vocab_size
-    growth = growth_of(intervention, config, vocab_size)
-    before, after = (later - 1) * growth.weights, later * growth.weights
+    growth = intervention.growth(config, vocab_size)
+    before, after = [growth] * (later - 1), [growth] * later
     return (
-        after / parameters(config, vocab_size),
+        later * growth.parameters / parameters(config, vocab_size),
         flops_per_token(config, vocab_size, before, growth) / flops_per_token(config, vocab_size),
         run_flops_per_token(config, vocab_size, after) / run_flops_per_token(config, vocab_size),
     )

@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import socket
+import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,9 +12,12 @@ from filelock import FileLock, Timeout
 
 from grid.cells import Cell
 from grid.cluster import ensure_ray
+from grid.progress import SILENCE, Progress, progress_file, read
+from grid.queue import Outcome
 from grid.spec import Grid
-from grid.tree import Tree, describe, needed_stages
+from grid.tree import Tree, describe
 from lethe.config import UserError
+from lethe.devices import readable
 from lethe.evaluation.mine import make_probes
 from lethe.files import write_json
 from lethe.progress import say
@@ -55,17 +60,39 @@ def keys_of(tree: Tree, data: TokenData) -> dict[str, str]:
     return {identity: stage.key(known) for identity, stage in tree.stages.items()}
 
 
-def run(grid: Grid, data: TokenData, uri: str) -> int:
-    """Run the grid to its end; returns 0 if every cell is finished, else 1. A second driver on it is refused."""
+def run(grid: Grid, data: TokenData, uri: str, quiet: bool = False) -> int:
+    """Run the grid to its end; returns 0 if every cell is finished, else 1.
+
+    Raises UserError for a second driver on it, and where its storage cannot be written or read. `uri` is MLflow's. With
+    `quiet` only what goes wrong and the results are shown.
+    """
     grid.folder.mkdir(parents=True, exist_ok=True)
     try:
         with FileLock(grid.folder / "lock", timeout=0):
-            return _run(grid, data, uri)
+            if grid.bucket and _is_run_elsewhere(grid):  # a lock holds on this machine alone
+                raise _is_taken(grid)
+            return _run(grid, data, uri, quiet)
     except Timeout:
-        raise UserError(f"{grid.folder}: another program runs this grid; wait for it, or give name=ANOTHER") from None
+        raise _is_taken(grid) from None
+    except OSError as error:  # a full disk, a bucket that does not answer
+        place = grid.bucket or grid.storage
+        raise UserError(f"{place}: {error}; what is finished is kept: the same command goes on from here") from None
 
 
-def _run(grid: Grid, data: TokenData, uri: str) -> int:
+def _is_taken(grid: Grid) -> UserError:
+    now = read(grid)
+    who = "" if now is None or now["ended"] else f" ({now['host']}, pid {now['pid']})"
+    return UserError(f"{grid.folder}: another program runs this grid{who}; wait, or give name=ANOTHER")
+
+
+def _is_run_elsewhere(grid: Grid) -> bool:
+    now = read(grid)
+    if now is None or now["ended"] or now["host"] == socket.gethostname():
+        return False
+    return bool(time.time() - now["updated"] < SILENCE)
+
+
+def _run(grid: Grid, data: TokenData, uri: str, quiet: bool) -> int:
     from grid.report import write_report
     from grid.results import Results, forgetting_table
     from grid.tracking import Tracker
@@ -74,26 +101,39 @@ def _run(grid: Grid, data: TokenData, uri: str) -> int:
     check_budgets(tree, data)
     if asked := tree.grid.stage.evaluation.probes:
         make_probes(data, asked)  # once, so that no trial does
-    keys, store = keys_of(tree, data), StageStore(grid.storage / "runs" / "stages")
+    keys, store = keys_of(tree, data), StageStore(grid.storage / "runs" / "stages", grid.mirror)
     setup = _setup(tree, data)
     measured = setup.job(next(iter(tree.stages.values()))).measured
-    missing = {i for i in tree.stages if not store.has(keys[i], measured, i in setup.carried)}
+    store.fetch()
+    known = StageStore(store.root, store.bucket, asks=False)  # not once more for each stage
+    missing = {i for i in tree.stages if not known.has(keys[i], measured, i in setup.carried)}
     plan = tree.plan(keys, frozenset(tree.stages.keys() - missing))
+    if store.bucket:
+        store.bucket.pull(grid.folder / "plan.json")
     _check_definitions(grid, plan)
-    write_json(grid.folder / "plan.json", plan)
-    tracker = Tracker(uri, grid, describe(plan))
+    tracker = Tracker(uri, grid, describe(plan), {name: data.split(name, "train").fingerprint for name in grid.corpora})
+    write_json(grid.folder / "plan.json", plan)  # only now, for what was there stays if MLflow refuses
+    _check_disk(grid, plan["disk"])
     results = Results(grid, tree.cells, store, keys, measured)
-    outcomes = _train(tree, missing, setup, results, tracker)
+    with Progress(tree, missing, progress_file(grid), quiet) as progress:
+        outcomes = _known(tree, missing, known, keys)
+        outcomes |= _train(tree, missing, outcomes, setup, results, tracker, progress)
     rows = results.write(outcomes)
     for cell, row in zip(tree.cells, rows, strict=True):
         tracker.log(cell, row, results.curve(cell) if row["status"] == "finished" else None)
     report = write_report(grid.folder)
+    if store.bucket:
+        store.bucket.push(grid.folder)
+        store.bucket.push(setup.scratch, exactly=True)  # nothing: what Ray Train has left there
     print(forgetting_table(rows, list(grid.corpora)))
+    unsent = tracker.close()
     bad = [row for row in rows if row["status"] != "finished"]
     for row in bad:
         print(f"{row['cell']}: {row['status']}: {row['reason']}")
     print(f"\nreport  {os.path.relpath(report)}\nMLflow  {tracker.where_to_look()}")
-    return 1 if bad else 0
+    if unsent:
+        print(f"{unsent}; the same command sends them")
+    return 1 if bad or unsent else 0
 
 
 def _setup(tree: Tree, data: TokenData) -> Any:
@@ -109,61 +149,109 @@ def _setup(tree: Tree, data: TokenData) -> Any:
         resources={name: grid.resources_of(name) for name in grid.models},
         carried=tree.carried,
         scratch=grid.folder / "ray",
+        frozen_after=stage.frozen_after,
+        bucket=grid.mirror,
     )
 
 
-def _train(tree: Tree, missing: set[str], setup: Any, results: Any, tracker: Any) -> dict[str, Any]:
-    """Train what is missing; returns how every cell of the tree ended."""
-    from grid.search import Outcome, train_cells
+def _train(
+    tree: Tree,
+    missing: set[str],
+    known: Mapping[str, Outcome],
+    setup: Any,
+    results: Any,
+    tracker: Any,
+    progress: Progress,
+) -> dict[str, Outcome]:
+    """Train what is missing; returns how the cells ended whose end was not `known`."""
+    from grid.search import train_cells
 
-    pending = [cell for cell in tree.cells if needed_stages(cell).keys() & missing]
-    outcomes = {cell.name: Outcome("finished") for cell in tree.cells if cell not in pending}
+    for name, outcome in known.items():
+        if outcome.status != "finished":
+            progress.settled(name, outcome.status, outcome.reason)
+    pending = [cell for cell in tree.cells if cell.name not in known]
     if not pending:
-        say(f"all {len(tree.cells)} cells are finished already; nothing is trained")
-        return outcomes
+        say(f"all {len(tree.cells)} cells have ended already; nothing is trained")
+        return {}
     cells: Mapping[str, Cell] = {cell.name: cell for cell in tree.cells}
 
-    def settled(name: str, outcome: Outcome) -> None:
-        if outcome.status == "finished":
-            tracker.log(cells[name], results.row(cells[name], outcome), results.curve(cells[name]))
+    def follow(name: str, outcome: Outcome | None) -> None:
+        cell = cells[name]
+        if outcome is None:
+            tracker.follow(cell, lambda: (results.row(cell, Outcome("running")), results.curve_so_far(cell)))
+        elif outcome.status == "finished":
+            for stage in cell.needed.values():
+                setup.job(stage).await_finished()
+            tracker.log(cell, results.row(cell, outcome), results.curve(cell))
 
+    missing = missing & {identity for cell in pending for identity in cell.needed}
     say(f"training {len(missing)} of {len(tree.stages)} stages for {len(pending)} of {len(tree.cells)} cells")
     ensure_ray()
     check_resources(tree.grid)
     shutil.rmtree(setup.scratch, ignore_errors=True)  # of a run that was killed
     try:
-        outcomes |= train_cells(tree, pending, missing, setup, settled)
+        outcomes = train_cells(pending, missing, setup, progress, follow)
     finally:
         shutil.rmtree(setup.scratch, ignore_errors=True)
-    return {cell.name: outcomes.get(cell.name, Outcome("stopped", "it was not run")) for cell in tree.cells}
+    return {cell.name: outcomes.get(cell.name, Outcome("stopped", "it was not run")) for cell in pending}
+
+
+def _known(tree: Tree, missing: set[str], store: StageStore, keys: Mapping[str, str]) -> dict[str, Outcome]:
+    """How cells end that need no training: all their stages are finished, or one was given up in an earlier run."""
+    given_up = {i: reason for i in missing if (reason := store.diverged(keys[i]))}
+    outcomes = {}
+    for cell in tree.cells:
+        lacks = cell.needed.keys() & missing
+        bad = next((identity for identity in lacks if identity in given_up), None)
+        if bad:
+            reason = f"{given_up[bad]} (to try it again, delete {store.folder(keys[bad])})"
+            outcomes[cell.name] = Outcome("diverged", reason)
+        elif not lacks:
+            outcomes[cell.name] = Outcome("finished")
+    return outcomes
+
+
+def refuse_what_no_cluster_has(grid: Grid) -> None:
+    """`check_resources` where more than one CPU is asked for, which any machine has: that needs no Ray."""
+    asked = [grid.resources_of(name) for name in grid.models]
+    if any(each.gpus or each.workers * each.cpus > 1 for each in asked):
+        ensure_ray()
+        check_resources(grid)
 
 
 def check_resources(grid: Grid) -> None:
-    """A cell that asks for more than the cluster has would wait for ever."""
+    """A cell that asks for more than the cluster has would wait for ever, unless the cluster grows. Ray must run."""
     import ray
 
     have, problems = ray.cluster_resources(), []
     for name in grid.models:
         asked = grid.resources_of(name)
         for kind, each in (("CPU", asked.cpus), ("GPU", asked.gpus)):
-            if each * asked.workers > have.get(kind, 0):
+            if each * asked.workers > have.get(kind, 0) and not asked.autoscaled:
                 problems.append(
                     f"resources of model {name}: found {asked.workers} workers with {each:g} {kind} each; allowed: "
-                    f"at most {have.get(kind, 0):g} {kind} together, what this cluster has"
+                    f"at most {have.get(kind, 0):g} {kind} together, what this cluster has, or autoscaled: true"
                 )
     if problems:
         raise UserError("\n".join(problems))
+
+
+def _check_disk(grid: Grid, need: Mapping[str, int]) -> None:
+    """Say beforehand that the disk may become full; what is finished then is kept."""
+    free, most = shutil.disk_usage(grid.storage).free, need["missing"] + need["checkpoints"]
+    if free < most:
+        say(f"note: {grid.storage} has {readable(free)} free, and the grid needs {readable(most)} at most")
 
 
 def _check_definitions(grid: Grid, plan: Mapping[str, Any]) -> None:
     """Under one name the axes may grow, but results of another source, tokenizer or model must not be mixed in."""
     try:
         before = json.loads((grid.folder / "plan.json").read_text())
-    except (OSError, ValueError):
+        old, new = before["config"], plan["config"]
+        models = old["models"]
+    except (OSError, ValueError, KeyError, TypeError):
         return
-    old, new = before.get("config", {}), plan["config"]
     changed = [field for field in ("source", "corpora", "tokenizer") if old.get(field) != new[field]]
-    models = old.get("models", {})
     changed += [f"model {name}" for name in models if models[name] != new["models"].get(name, models[name])]
     if changed:
         raise UserError(

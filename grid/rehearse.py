@@ -16,8 +16,9 @@ from grid import costs
 from grid.cells import PLAIN
 from grid.cluster import ensure_ray
 from grid.driver import check_budgets, check_resources, keys_of
+from grid.queue import Outcome
 from grid.spec import Grid, Part
-from grid.tree import Tree, memory_of
+from grid.tree import Tree
 from lethe.config import UserError
 from lethe.devices import readable, room
 from lethe.evaluation.losses import unigram_entropy
@@ -58,7 +59,7 @@ def rehearse(grid: Grid, data: TokenData, price: float | None) -> dict[str, Any]
 
 def _rehearse(grid: Grid, name: str, data: TokenData, entropy: float) -> dict[str, Any]:
     """Train one model's short stage, its copies beside it; returns what was measured and the verdict."""
-    from grid.search import Outcome, slots
+    from grid.search import slots
 
     asked = grid.resources_of(name)
     there = room(asked.cpus, asked.gpus)
@@ -74,7 +75,7 @@ def _rehearse(grid: Grid, name: str, data: TokenData, entropy: float) -> dict[st
         "device": there.device,
         "available_bytes": there.bytes,
     }
-    need = memory_of(grid, name)
+    need = Tree(grid).memory_of(name)
     at_least = need.together - need.heap
     # A GPU refuses what does not fit; a machine without memory falls over, with all that others run on it.
     if not asked.gpus and there.bytes is not None and at_least > there.bytes:
@@ -89,20 +90,13 @@ def _rehearse(grid: Grid, name: str, data: TokenData, entropy: float) -> dict[st
 
 
 def _train(tree: Tree, setup: Any) -> dict[str, Any]:
-    """How the cells ended. Tune takes a worker that Ray kills for want of memory for an error of its own."""
-    import ray
+    """How the cells ended."""
+    from grid.progress import Progress
+    from grid.search import train_cells
 
-    from grid.search import Outcome, train_cells
-
-    try:
-        return train_cells(tree, tree.cells, set(tree.stages), setup, lambda cell, outcome: None)
-    except RuntimeError as error:
-        if not isinstance(error.__cause__, ray.exceptions.OutOfMemoryError):
-            raise
-        ray.shutdown()  # with the copies that still run
-        ensure_ray()
-        reason = "Ray killed its process because the machine was out of memory"
-        return {cell.name: Outcome("failed", reason) for cell in tree.cells}
+    missing = set(tree.stages)
+    with Progress(tree, missing) as progress:
+        return train_cells(tree.cells, missing, setup, progress, lambda cell, outcome: None, retries=0)
 
 
 def short_grid(grid: Grid, model: str, copies: int) -> Grid:
@@ -180,12 +174,13 @@ def estimate(
     """Hours and money of the stages still to train, from each model's measured speed; null where one has none.
 
     A stage takes its tokens over the tokens per second, times what its intervention computes (`costs`), and its marks
-    times the seconds of an evaluation. `hours`: all stages packed into the model's slots without a gap, but no less
-    than the longest sequence of a cell; `device_hours`: GPUs (CPUs where a model gets no GPU) that are held, fractions
-    and all workers counted; `money`: `price` times that. Not in it: corpora, starting trials, checkpoints, what is
-    derived once from a stage (samples, a Fisher), idle devices.
+    times the seconds of an evaluation, times what a pass through its model takes. `hours`: all stages packed into the
+    model's slots without a gap, but no less than the longest chain of a cell. `device_hours`: devices (CPUs where a
+    model gets no GPU) that are held, fractions and all workers counted; `money`: `price` times that. Not in it:
+    corpora, starting trials, checkpoints, what is derived once from a stage (samples, a Fisher), idle devices.
     """
     seconds: dict[str, float] = {}
+    vocab_size = tree.grid.tokenizer.vocab_size
     todo = {"stages": 0, "tokens": 0}
     known = True
     for identity in missing:
@@ -196,8 +191,9 @@ def estimate(
             known = False
             continue
         marks = len(tree.grid.stage.evaluation.steps(stage.steps))
-        training = tokens / measured["tokens_per_second"] * costs.flops_share(stage, tree.grid.tokenizer.vocab_size)
-        seconds[identity] = training + marks * measured["seconds_per_evaluation"]
+        training = tokens / measured["tokens_per_second"] * costs.flops_share(stage, vocab_size)
+        evaluation = marks * measured["seconds_per_evaluation"] * costs.run_share(stage, vocab_size)
+        seconds[identity] = training + evaluation
     if not known:
         return todo | {"hours": None, "device_hours": None, "price": price, "money": None}
     lanes = sum(second / models[tree.model_of[identity]]["slots"] for identity, second in seconds.items())

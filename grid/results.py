@@ -10,8 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from grid.cells import Cell
-from grid.costs import cell_costs
-from grid.search import Outcome
+from grid.costs import cell_costs, flops_share
+from grid.queue import Outcome
 from grid.spec import Grid
 from lethe.devices import peak_flops
 from lethe.evaluation.history import History, StageCurve
@@ -23,6 +23,7 @@ from lethe.training.stage import Stage
 from lethe.training.store import CURVE, StageStore
 
 RELEARNING = "relearning"
+NEVER_ACTED = ("growth", "extra_flops", "run_flops", "extra_rows")  # 0 of what waited for a trigger in vain
 CELL_CURVE = pa.schema([("cell", pa.string()), ("stage", pa.int64()), *CURVE])
 
 
@@ -51,7 +52,7 @@ class Results:
             "reason": outcome.reason,
             "stage_key": self.keys[cell.stages[-1].identity],
         } | cell_costs(self.grid, cell)
-        return row | (self._metrics(cell) if outcome.status == "finished" else {})
+        return row | self._spent(cell) | self._metrics(cell) if outcome.status == "finished" else row
 
     def curve(self, cell: Cell) -> pa.Table:
         """The cell's curve, schema CELL_CURVE; tokens count over the whole sequence.
@@ -61,11 +62,30 @@ class Results:
         """
         tables, before = [], 0
         for i, stage in enumerate(cell.stages):
-            tables.append(self._curve_in(cell, i, stage, before))
+            tables.append(_curve_in(cell, i, self._curve(stage), before))
             before += stage.steps * stage.tokens_per_step
         for i, stage in enumerate(cell.branches, start=len(cell.stages)):
             (corpus,) = stage.mixture
-            tables.append(self._curve_in(cell, i, stage, before, f"{RELEARNING}/{corpus}/"))
+            tables.append(_curve_in(cell, i, self._curve(stage), before, f"{RELEARNING}/{corpus}/"))
+        return pa.concat_tables(tables)
+
+    def curve_so_far(self, cell: Cell) -> pa.Table:
+        """The first rows of `curve` for a cell that is being trained: up to the last checkpoint.
+
+        None of a stage that may begin anew, for then its points change their names.
+        """
+        tables, before = [CELL_CURVE.empty_table()], 0
+        for i, stage in enumerate(cell.stages):
+            key = self.keys[stage.identity]
+            table = self.store.curve(key, self.measured)
+            running = table is None and not stage.intervention.may_begin_anew
+            if running:
+                table = self.store.curve_so_far(key, self.measured)
+            if table is not None:
+                tables.append(_curve_in(cell, i, table, before))
+            if running or table is None:
+                break
+            before += stage.steps * stage.tokens_per_step
         return pa.concat_tables(tables)
 
     def write(self, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
@@ -91,6 +111,15 @@ class Results:
         )
         return metrics(history, list(self.grid.corpora))
 
+    def _spent(self, cell: Cell) -> dict[str, float]:
+        """Tokens spent before stages began anew; and what an intervention costs that waited for it in vain: nothing."""
+        records = [self.store.record(self.keys[stage.identity]) or {} for stage in cell.stages]
+        steps = [record.get("spent_steps", 0) for record in records]
+        spent = sum(n * stage.tokens_per_step for n, stage in zip(steps, cell.stages, strict=True))
+        waited = [record["intervention"] for record in records if "cut" in record.get("intervention", {})]
+        in_vain = waited and all(found["cut"] is None for found in waited)
+        return {"spent_tokens": float(spent)} | (dict.fromkeys(NEVER_ACTED, 0.0) if in_vain else {})
+
     def _measured(self, stage: Stage) -> StageCurve:
         table = self._curve(stage)
         names, values = table["name"].to_numpy(zero_copy_only=False), table["value"].to_numpy()
@@ -100,26 +129,15 @@ class Results:
         assert record is not None, f"{self.keys[stage.identity]} has a curve but no record"
         made = record["made_with"]
         peak = peak_flops(made["processor"], stage.recipe.precision)
+        plain = flops_per_token(stage.model, record["vocab_size"])
         return StageCurve(
             stage.mixture,
             stage.steps * stage.tokens_per_step,
             float(seconds[-1]),
             points,
-            flops_per_token(stage.model, record["vocab_size"]),
+            plain * flops_share(stage, record["vocab_size"]),
             None if peak is None else peak * made["ranks"],
         )
-
-    def _curve_in(self, cell: Cell, i: int, stage: Stage, before: int, prefix: str = "") -> pa.Table:
-        """The stage's curve as the `i`-th of a cell that has seen `before` tokens; with a prefix only its losses."""
-        table = self._curve(stage)
-        if prefix:
-            losses = [name.startswith(("loss/", "bpb/")) for name in table["name"].to_pylist()]
-            table = table.filter(pa.array(losses))
-        columns = dict(zip(table.column_names, table.columns, strict=True))
-        columns["tokens"] = pa.array(table["tokens"].to_numpy() + before)
-        columns["name"] = pa.array([prefix + name for name in table["name"].to_pylist()], pa.string())
-        own = {"cell": pa.array([cell.name] * len(table)), "stage": pa.array([i] * len(table))}
-        return pa.table(own | columns, schema=CELL_CURVE)
 
     def _curve(self, stage: Stage) -> pa.Table:
         key = self.keys[stage.identity]
@@ -128,6 +146,18 @@ class Results:
             assert table is not None, f"{key} is finished but has no curve"
             self._curves[key] = table
         return self._curves[key]
+
+
+def _curve_in(cell: Cell, i: int, table: pa.Table, before: int, prefix: str = "") -> pa.Table:
+    """A stage's curve as the `i`-th of a cell that has seen `before` tokens; with a prefix only its losses."""
+    if prefix:
+        losses = [name.startswith(("loss/", "bpb/")) for name in table["name"].to_pylist()]
+        table = table.filter(pa.array(losses))
+    columns = dict(zip(table.column_names, table.columns, strict=True))
+    columns["tokens"] = pa.array(table["tokens"].to_numpy() + before)
+    columns["name"] = pa.array([prefix + name for name in table["name"].to_pylist()], pa.string())
+    own = {"cell": pa.array([cell.name] * len(table)), "stage": pa.array([i] * len(table))}
+    return pa.table(own | columns, schema=CELL_CURVE)
 
 
 def _replace(path: Path, table: pa.Table) -> None:

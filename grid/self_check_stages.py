@@ -11,13 +11,15 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from grid.cells import Cell, expand
+from grid.queue import Outcome
 from grid.self_check_assertions import AB, COMBINED, MIXED, MORE, SHUFFLED
 from grid.spec import Axes, Grid
-from grid.tree import Tree, needed_stages
+from grid.tree import Tree
 from lethe.config import UserError
 from lethe.files import fingerprint, sha256, whole, write_json
 from lethe.progress import say
-from lethe.tokens.shards import SPLITS, Shard, Split, TokenData, read_meta
+from lethe.tokens.meta import SPLITS, Shard, Split, read_meta
+from lethe.tokens.shards import TokenData
 from lethe.tokens.tokenizer import EOS_ID
 from lethe.training.mixture import permute
 from lethe.training.stage import Stage
@@ -46,7 +48,7 @@ class Arms(Tree):
         self.a, self.b = grid.corpora
         self.shuffled = f"shuffled_{self.b}"
         self.cells = [new for cell in self.cells for new in self._with_others(cell)]
-        self.stages = {i: stage for cell in self.cells for i, stage in needed_stages(cell).items()}
+        self.stages = {i: stage for cell in self.cells for i, stage in cell.needed.items()}
 
     def _with_others(self, cell: Cell) -> Iterator[Cell]:
         if arm_of(cell) == AB:
@@ -185,11 +187,12 @@ def _setup(arms: Arms, data: TokenData) -> "Setup":
 
 def _train(trained: Trained) -> None:
     from grid.cluster import ensure_ray
-    from grid.search import Outcome, train_cells
+    from grid.progress import Progress
+    from grid.search import train_cells
 
     arms, setup = trained.arms, trained.setup
     missing = {identity for identity, stage in arms.stages.items() if not setup.job(stage).is_finished}
-    pending = [cell for cell in arms.cells if needed_stages(cell).keys() & missing]
+    pending = [cell for cell in arms.cells if cell.needed.keys() & missing]
     if not pending:
         say(f"all {len(arms.stages)} stages are finished already; nothing is trained")
         return
@@ -197,7 +200,8 @@ def _train(trained: Trained) -> None:
     ensure_ray()
     shutil.rmtree(setup.scratch, ignore_errors=True)  # of a run that was killed
     try:
-        outcomes = train_cells(arms, pending, missing, setup, lambda name, outcome: None)
+        with Progress(arms, missing) as progress:
+            outcomes = train_cells(pending, missing, setup, progress, lambda name, outcome: None)
     finally:
         shutil.rmtree(setup.scratch, ignore_errors=True)
     ends = {cell.name: outcomes.get(cell.name, Outcome("stopped", "it was not run")) for cell in pending}

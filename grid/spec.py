@@ -2,7 +2,7 @@
 
 import os
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     Field,
@@ -14,10 +14,12 @@ from pydantic import (
     model_validator,
 )
 
+from lethe.bucket import Bucket
 from lethe.config import Config, Source, UserError, override, read_yaml, validate
 from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.named import Corpora, Name, by_name, names
 from lethe.corpora.source import OnBadFile
+from lethe.files import fingerprint
 from lethe.interventions import InterventionConfig
 from lethe.model.config import ModelConfig, load_model_config
 from lethe.tokens.tokenizer import TokenizerConfig
@@ -31,6 +33,10 @@ class GridStage(StageConfig):
 
     interleaving: Literal["replace", "add"] = "replace"
     max_epochs: PositiveFloat = Field(1, description="how often a corpus may be read over a sequence")
+    frozen_after: PositiveFloat = Field(
+        1800,
+        description="seconds of silence, but 20 times the longest before, after which a process is killed",
+    )
     relearning_tokens: PositiveInt | None = Field(
         None, description="budget of a side branch that trains on each earlier corpus again; default: there is none"
     )
@@ -42,8 +48,18 @@ class Resources(Config):
     workers: PositiveInt = 1
     cpus: PositiveFloat = Field(1, description="a worker")
     gpus: Annotated[float, Field(ge=0)] = Field(0, description="a worker; below 1 several cells share a GPU")
+    fit: bool = Field(False, description="a share of a GPU, or several, by the memory the model needs; sets the above")
+    autoscaled: bool = Field(False, description="the cluster grows when asked: wait for what it does not have yet")
     threads: PositiveInt = 1
     micro_batch: PositiveInt | None = Field(None, description="sequences at once in memory; default: all of a step's")
+
+    @model_validator(mode="after")
+    def _only_one_says(self) -> Self:
+        if self.fit and not self.model_fields_set.isdisjoint({"workers", "gpus"}):
+            raise ValueError("found fit beside workers or gpus; allowed: one of them")
+        if self.fit:
+            object.__setattr__(self, "gpus", 1.0)  # until the GPUs are known
+        return self
 
 
 class Part(Config):
@@ -84,6 +100,7 @@ class Grid(Config):
     name: Name
     description: str = ""
     storage: Path = Path()
+    bucket: str | None = Field(None, description="s3:// or gs://, where the storage lies; `storage` is then a copy")
     source: str = "sample"
     on_bad_file: OnBadFile = Field("refuse", description="skip: name and count what cannot be read, and go on")
     corpora: Corpora = Field(min_length=1)
@@ -98,6 +115,16 @@ class Grid(Config):
     stage: GridStage
     resources: dict[Name, Resources] = {}
     grids: tuple[Axes, ...] = ()
+
+    @field_validator("bucket")
+    @classmethod
+    def _no_secret(cls, uri: str | None) -> str | None:
+        scheme, mark, place = (uri or "s3://bucket").partition("://")
+        if scheme not in ("s3", "gs") or not mark or not place:
+            raise ValueError(f"found {uri!r}; allowed: s3://BUCKET/FOLDER or gs://BUCKET/FOLDER")
+        if "@" in place:
+            raise ValueError("found a URI with credentials; allowed: without, they come from the environment")
+        return uri
 
     @field_validator("models", mode="before")
     @classmethod
@@ -172,6 +199,11 @@ class Grid(Config):
         return found
 
     @property
+    def mirror(self) -> Bucket | None:
+        """The bucket in which the storage lies, if it does."""
+        return Bucket(self.bucket, self.storage) if self.bucket else None
+
+    @property
     def folder(self) -> Path:
         """Where this grid's own files lie."""
         return self.storage / "runs" / self.name
@@ -194,15 +226,21 @@ def load_grid(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> 
     """Read, override and validate a grid; raises UserError that lists every problem."""
     read = read_yaml(path)
     source = override(read._replace(data={"name": Path(path).stem} | by_name(read.data)), list(overrides))
+    source = source._replace(data=_with_bucket(source.data))
     grid = validate(Grid, source)
     return grid.model_copy(update={"storage": _absolute(grid.storage, source)})
 
 
+def _with_bucket(data: dict[str, Any]) -> dict[str, Any]:
+    """`storage: s3://...` means that bucket, and a copy in the cache of each machine."""
+    uri = data.get("storage")
+    if not isinstance(uri, str) or "://" not in uri:
+        return data
+    cache = Path(os.environ.get("LETHE_CACHE", "~/.cache/lethe")).expanduser().resolve()
+    return data | {"bucket": uri, "storage": str(cache / fingerprint(uri))}
+
+
 def _absolute(storage: Path, source: Source) -> Path:
-    if ":/" in str(storage):
-        raise UserError(
-            f"{source.name}: storage: found {str(storage)!r}; allowed: a path on a local or shared file system"
-        )
     if not storage.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise UserError(
             f"{source.name}: storage: found {str(storage)!r}; allowed: an absolute path, since a job runs in a copy of "

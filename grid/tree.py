@@ -1,18 +1,51 @@
 """The stage tree: all cells' stages with equal ones merged, and what that costs and saves. Starts nothing."""
 
+import gc
 import math
 from collections import Counter
-from collections.abc import Mapping
-from functools import cached_property
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache, cached_property
+from typing import Any, NamedTuple
 
 from grid import costs
 from grid.cells import Cell, expand
-from grid.spec import Grid
+from grid.spec import Grid, Resources
 from lethe.devices import Room, readable
-from lethe.interventions import find
-from lethe.model.cost import Memory, flops_per_token, memory, parameters, run_flops_per_token
+from lethe.interventions import InterventionConfig
+from lethe.model.cost import (
+    FLOAT32,
+    NO_GROWTH,
+    Growth,
+    Memory,
+    flops_per_token,
+    memory,
+    parameters,
+    run_flops_per_token,
+)
 from lethe.training.stage import Stage
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Within, nobody looks for any: where all that is made stays, that only takes time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+class _Costs(NamedTuple):
+    """Of the stages of one shape."""
+
+    parameters: int
+    flops_per_token: int
+    """Of a plain stage."""
+    flops_share: float
+    run_flops_per_token: int
 
 
 class Tree:
@@ -20,18 +53,20 @@ class Tree:
 
     def __init__(self, grid: Grid) -> None:
         self.grid = grid
-        self.cells = expand(grid)
         self.stages: dict[str, Stage] = {}
         self.uses: Counter[str] = Counter()
-        for cell in self.cells:
-            needed = needed_stages(cell)
-            self.stages |= needed
-            self.uses.update(list(needed))
+        self._shapes: dict[str, _Costs] = {}
+        with _no_garbage():
+            self.cells = expand(grid)
+            for cell in self.cells:
+                for identity, stage in cell.needed.items():
+                    self.stages[identity] = stage
+                    self.uses[identity] += 1
 
     @cached_property
     def model_of(self) -> dict[str, str]:
         """The model's name for each stage."""
-        return {identity: cell.model for cell in self.cells for identity in needed_stages(cell)}
+        return {identity: cell.model for cell in self.cells for identity in cell.needed}
 
     @cached_property
     def reads(self) -> dict[tuple[str, int], int]:
@@ -42,6 +77,16 @@ class Tree:
                 point = corpus, stage.model.context
                 most[point] = max(most[point], stage.offsets.get(corpus, 0) + windows)
         return dict(most)
+
+    def memory_of(self, model: str, resources: Resources | None = None) -> Memory:
+        """What one worker of a model needs in the dearest of its stages; without any, in a plain one.
+
+        With the grid's resources of the model, or others.
+        """
+        asked = resources or self.grid.resources_of(model)
+        shapes = {stage.shape: stage for identity, stage in self.stages.items() if self.model_of[identity] == model}
+        needs = (stage_memory(self.grid, model, asked, stage) for stage in shapes.values())
+        return max(needs, key=lambda need: need.together, default=_memory(self.grid, model, asked))
 
     @cached_property
     def carried(self) -> frozenset[str]:
@@ -54,7 +99,9 @@ class Tree:
         `keys` (identity -> stage key) and `finished` (identities that need no training) are known only once the
         corpora exist.
         """
-        stages = [self._stage(identity, keys, finished) for identity in self.stages]
+        with _no_garbage():
+            stages = [self._stage(identity, keys, finished) for identity in self.stages]
+            cells = [_cell(cell) for cell in self.cells]
         return {
             "name": self.grid.name,
             "description": self.grid.description,
@@ -62,19 +109,31 @@ class Tree:
             "cells": len(self.cells),
             "stages": len(stages),
             "tokens": sum(stage["tokens"] for stage in stages),
-            "tokens_without_sharing": sum(_tokens(s) for cell in self.cells for s in needed_stages(cell).values()),
+            "tokens_without_sharing": sum(_tokens(s) for cell in self.cells for s in cell.needed.values()),
             "flops": sum(stage["flops"] for stage in stages),
+            "disk": self._disk(stages),
             "models": {name: self._model(name) for name in self.grid.models},
             "costs": costs.table(self.grid),
             "stage_list": stages,
-            "cell_list": [_cell(cell) for cell in self.cells],
-            "config": self.grid.model_dump(mode="json", exclude={"storage"}),
+            "cell_list": cells,
+            "config": self.grid.model_dump(mode="json", exclude={"storage", "bucket"}),
         }
 
+    def _disk(self, stages: list[dict[str, Any]]) -> dict[str, int]:
+        """Bytes: `stages` when all are finished, `missing` of that, `checkpoints` of the largest while it trains.
+
+        AdamW's moments are two numbers a weight; the last two checkpoints are kept, and a third is being written.
+        """
+        sizes = {stage["id"]: FLOAT32 * stage["parameters"] * (3 if stage["carried"] else 1) for stage in stages}
+        missing = sum(sizes[stage["id"]] for stage in stages if not stage.get("reused"))
+        largest = max((stage["parameters"] for stage in stages), default=0)
+        return {"stages": sum(sizes.values()), "missing": missing, "checkpoints": 3 * 3 * FLOAT32 * largest}
+
     def _stage(self, identity: str, keys: Mapping[str, str] | None, finished: frozenset[str]) -> dict[str, Any]:
-        stage, model, vocab_size = self.stages[identity], self.model_of[identity], self.grid.tokenizer.vocab_size
-        plain = _tokens(stage) * flops_per_token(stage.model, vocab_size)
-        grown = costs.grown(stage.sequence, vocab_size)
+        stage, model = self.stages[identity], self.model_of[identity]
+        if stage.shape not in self._shapes:
+            self._shapes[stage.shape] = _costs(stage, self.grid.tokenizer.vocab_size)
+        shape = self._shapes[stage.shape]
         result = {
             "id": identity,
             "parent": stage.parent.identity if stage.parent else None,
@@ -82,15 +141,16 @@ class Tree:
             "model": model,
             "seed": stage.seed,
             "tokens": _tokens(stage),
-            "parameters": parameters(stage.model, vocab_size) + grown,
-            "flops": round(plain * costs.flops_share(stage, vocab_size)),
-            "run_flops_per_token": run_flops_per_token(stage.model, vocab_size, grown),
+            "parameters": shape.parameters,
+            "flops": round(_tokens(stage) * shape.flops_per_token * shape.flops_share),
+            "run_flops_per_token": shape.run_flops_per_token,
+            "carried": identity in self.carried,
             "cells": self.uses[identity],
         }
         return result if keys is None else result | {"key": keys[identity], "reused": identity in finished}
 
     def _model(self, name: str) -> dict[str, Any]:
-        model, vocab_size, need = self.grid.models[name], self.grid.tokenizer.vocab_size, memory_of(self.grid, name)
+        model, vocab_size, need = self.grid.models[name], self.grid.tokenizer.vocab_size, self.memory_of(name)
         return {
             "parameters": parameters(model, vocab_size),
             "flops_per_token": flops_per_token(model, vocab_size),
@@ -99,26 +159,50 @@ class Tree:
         }
 
 
-def memory_of(grid: Grid, model: str) -> Memory:
-    """What one worker of a model needs under the grid's batch, precision, resources and dearest intervention.
+def _costs(stage: Stage, vocab_size: int) -> _Costs:
+    return _Costs(
+        costs.weights(stage, vocab_size),
+        flops_per_token(stage.model, vocab_size),
+        costs.flops_share(stage, vocab_size),
+        run_flops_per_token(stage.model, vocab_size, costs.grown(stage.sequence, vocab_size)),
+    )
 
-    Monitors keep the parent's model beside the one that trains. What grows may train with the rest in a later stage.
+
+def stage_memory(grid: Grid, model: str, asked: Resources, stage: Stage) -> Memory:
+    """What one worker of a stage needs under the grid's batch and precision and the resources asked for, at most.
+
+    Beside its own model there are those that its intervention holds, of the size of the parent's or of those it reads,
+    and with monitors the parent's.
     """
-    asked, stage, extra = grid.resources_of(model), grid.stage, costs.dearest(grid)
-    each = stage.batch // asked.workers
-    need = memory(
+    vocab_size, extra = grid.tokenizer.vocab_size, stage.intervention.cost()
+    *grown, growth = costs.grown(stage.sequence, vocab_size)
+    need = _memory(grid, model, asked, extra.rows, grown, growth)
+    if stage.parent is None:
+        return need
+    parents = costs.weights(stage.parent, vocab_size)
+    read = sum(costs.weights(other, vocab_size) for other in stage.reads)
+    held = max(extra.weights * parents, read) if extra.weights else 0
+    return need._replace(weights=need.weights + round(FLOAT32 * (held + parents * grid.stage.evaluation.monitors)))
+
+
+def _memory(
+    grid: Grid,
+    model: str,
+    asked: Resources,
+    extra_rows: float = 0,
+    grown: Sequence[Growth] = (),
+    growth: Growth = NO_GROWTH,
+) -> Memory:
+    each = grid.stage.batch // asked.workers
+    return memory(
         grid.models[model],
         grid.tokenizer.vocab_size,
-        rows=math.ceil(min(asked.micro_batch or each, each) * (1 + extra.rows)),
-        precision=stage.precision,
-        held_out=-(-stage.evaluation.sequences // asked.workers),
+        rows=math.ceil(min(asked.micro_batch or each, each) * (1 + extra_rows)),
+        precision=grid.stage.precision,
+        held_out=-(-grid.stage.evaluation.sequences // asked.workers),
         gpu=asked.gpus > 0,
-    )
-    size = 1 + costs.largest_growth(grid, model)
-    return need._replace(
-        weights=round(need.weights * (size * (1 + stage.evaluation.monitors) + extra.weights)),
-        gradients=round(need.gradients * size),
-        optimizer=round(need.optimizer * size),
+        grown=grown,
+        growth=growth,
     )
 
 
@@ -131,31 +215,25 @@ def with_rooms(plan: dict[str, Any], rooms: Mapping[str, Room]) -> dict[str, Any
     return plan
 
 
-def needed_stages(cell: Cell) -> dict[str, Stage]:
-    """Every stage that must be finished for the cell, by identity, in an order in which they can be trained."""
-    needed: dict[str, Stage] = {}
-
-    def visit(stage: Stage) -> None:
-        for other in (*((stage.parent,) if stage.parent else ()), *stage.reads):
-            visit(other)
-        needed.setdefault(stage.identity, stage)
-
-    for last in (cell.stages[-1], *cell.branches):
-        visit(last)
-    return needed
-
-
 def stage_name(stage: Stage) -> str:
     """For people: `food`, `automotive 95% + food 5% after food`, or `automotive with ewc (strength 10) after food`."""
-    parts = sorted(stage.mixture.items(), key=lambda item: -item[1])
-    shares = [corpus if len(parts) == 1 else f"{corpus} {100 * share:.3g}%" for corpus, share in parts]
-    name = " + ".join(shares)
+    name = _mixed(tuple(stage.mixture.items()))
     if stage.intervention.kind != "none":
-        name += f" with {stage.intervention.kind}"
-        parameters = find(stage.intervention.kind).Parameters.model_validate(stage.intervention.parameters)
-        chosen = parameters.model_dump(mode="json", exclude_defaults=True).items()
-        name += f" ({', '.join(f'{field} {_words(value)}' for field, value in chosen)})" if chosen else ""
+        name += f" with {_described(stage.intervention)}"
     return f"{name} after {stage_name(stage.parent)}" if stage.parent else name
+
+
+@cache
+def _mixed(mixture: tuple[tuple[str, float], ...]) -> str:
+    parts = sorted(mixture, key=lambda item: -item[1])
+    return " + ".join(corpus if len(parts) == 1 else f"{corpus} {100 * share:.3g}%" for corpus, share in parts)
+
+
+@cache
+def _described(intervention: InterventionConfig) -> str:
+    chosen = intervention.typed.model_dump(mode="json", exclude_defaults=True).items()
+    words = ", ".join(f"{field} {_words(value)}" for field, value in chosen)
+    return f"{intervention.kind} ({words})" if chosen else intervention.kind
 
 
 def _words(value: Any) -> str:
@@ -204,7 +282,17 @@ def describe(plan: Mapping[str, Any]) -> str:
             walk(stage["id"], depth + 1)
 
     walk(None, 0)
+    if reused := sum(stage.get("reused", False) for stage in plan["stage_list"]):
+        lines.append(
+            f"  reused: {reused} of {plan['stages']} stages, finished in runs/stages under their keys: hashes of "
+            "model, data, recipe, seed, intervention and ancestors"
+        )
     lines += costs.describe(plan["costs"])
+    disk = {name: readable(size) for name, size in plan["disk"].items()}
+    lines.append(
+        f"  disk: {disk['stages']} of finished stages ({disk['missing']} of it missing), and {disk['checkpoints']} of "
+        "checkpoints for each in training, at most"
+    )
     lines.append(
         f"  {plan['tokens']:,} tokens and {plan['flops']:.3g} FLOPs; without sharing stages "
         f"{plan['tokens_without_sharing']:,} tokens ({saved:.0%} saved)"

@@ -15,6 +15,7 @@ from lethe.corpora.make import make_corpora, summary
 from lethe.corpora.named import Corpus
 from lethe.corpora.source import OnBadFile, open_source
 from lethe.program import parser, run_program
+from ray_jobs.mirror import mirrored
 from ray_jobs.units import each_unit
 
 
@@ -52,7 +53,8 @@ def main(argv: list[str]) -> int:
     if given.plan:
         print(make_plan(grid, given.listing, given.survey, given.sample))
         return 0
-    print(summary(extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file)))
+    with mirrored(grid):
+        print(summary(extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file)))
     return 0
 
 

@@ -17,6 +17,7 @@ from lethe.corpora.source import OnBadFile, Unit, open_source
 from lethe.program import parser, run_program
 from lethe.progress import RowProgress
 from lethe.units import Row
+from ray_jobs.mirror import mirrored
 from ray_jobs.units import each_unit
 
 
@@ -80,7 +81,8 @@ def main(argv: list[str]) -> int:
     """See the module's docstring."""
     arguments = parser(__doc__).parse_intermixed_args(argv)
     grid = load_grid(arguments.config, arguments.overrides)
-    print(summary(build(grid.source, grid.storage, grid.on_bad_file)))
+    with mirrored(grid):
+        print(summary(build(grid.source, grid.storage, grid.on_bad_file)))
     return 0
 
 

@@ -19,6 +19,7 @@ from lethe.program import parser, run_program
 from lethe.tokens.report import add_models
 from lethe.tokens.shards import TokenData, is_finished, tokens_folder
 from ray_jobs.extract import extract
+from ray_jobs.mirror import mirrored
 from ray_jobs.tokenize import tokenize
 
 
@@ -41,6 +42,7 @@ def main(argv: list[str]) -> int:
         "workers' hours, a share of a GPU counting as that share",
     )
     arguments.add_argument("--json", action="store_true", help="with --plan or --rehearse: one JSON object")
+    arguments.add_argument("--quiet", action="store_true", help="no progress, only what goes wrong and the results")
     arguments.add_argument("--tracking-uri", help="MLflow's; default: MLFLOW_TRACKING_URI, else mlflow.db in storage")
     given = arguments.parse_intermixed_args(argv)
     if given.price is not None and not (given.rehearse and 0 <= given.price < math.inf):
@@ -48,14 +50,18 @@ def main(argv: list[str]) -> int:
     grid = load_grid(given.config, given.overrides)
     if given.plan:
         plan = make_plan(grid)
-        print(json.dumps(plan, indent=1) if given.json else describe(plan))
+        print(json.dumps(plan) if given.json else describe(plan))
         return 0
+    from grid.fit import fit
+
     if given.rehearse:
-        return _rehearse(grid, given.price, given.json)
-    from grid.driver import run
+        return _rehearse(fit(grid), given.price, given.json)
+    from grid.driver import refuse_what_no_cluster_has, run
     from grid.tracking import tracking_uri
 
-    return run(grid, prepare(grid), tracking_uri(given.tracking_uri, grid.storage))
+    uri, grid = tracking_uri(given.tracking_uri, grid), fit(grid)
+    refuse_what_no_cluster_has(grid)  # better known before the data are made
+    return run(grid, prepare(grid), uri, given.quiet)
 
 
 def _rehearse(grid: Grid, price: float | None, as_json: bool) -> int:
@@ -70,9 +76,10 @@ def _rehearse(grid: Grid, price: float | None, as_json: bool) -> int:
 def prepare(grid: Grid) -> TokenData:
     """The grid's token shards, built where they are missing or stale."""
     Tree(grid)  # a grid that cannot be expanded must not cost an extraction
-    corpora = extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file)
-    data = TokenData(tokenize(corpora, grid.tokenizer, grid.storage))
-    add_models(data.tokenizer_path.parent, grid.models)
+    with mirrored(grid):
+        corpora = extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file)
+        data = TokenData(tokenize(corpora, grid.tokenizer, grid.storage))
+        add_models(data.tokenizer_path.parent, grid.models)
     return data
 
 

@@ -20,6 +20,7 @@ from lethe.corpora.survey import Plan, report
 from lethe.files import whole, write_json
 from lethe.model.cost import parameters
 from lethe.program import parser, run_program
+from ray_jobs.mirror import mirrored
 
 
 def survey(grid: Grid, rows: int) -> tuple[dict[str, Any], Path]:
@@ -62,7 +63,7 @@ def main(argv: list[str]) -> int:
     if given.rows < 1:
         raise UserError(f"--rows: found {given.rows}; allowed: a number from 1")
     grid = load_grid(given.config, given.overrides)
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr), mirrored(grid):
         found, folder = survey(grid, given.rows)
     if given.json:
         print(json.dumps(found))

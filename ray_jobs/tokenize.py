@@ -9,8 +9,10 @@ from pathlib import Path
 from grid.spec import load_grid
 from lethe.program import parser, run_program
 from lethe.tokens.make import make_tokens
-from lethe.tokens.shards import SPLITS, TokenData
+from lethe.tokens.meta import SPLITS
+from lethe.tokens.shards import TokenData
 from lethe.tokens.tokenizer import TokenizerConfig
+from ray_jobs.mirror import mirrored
 from ray_jobs.units import each_unit
 
 
@@ -21,11 +23,11 @@ def main(argv: list[str]) -> int:
     from lethe.tokens.report import add_models, embedding_table, table
     from ray_jobs.extract import extract
 
-    data = TokenData(
-        tokenize(extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file), grid.tokenizer, grid.storage)
-    )
-    tokenizer = data.tokenizer_path.parent
-    report = add_models(tokenizer, grid.models)
+    with mirrored(grid):
+        corpora = extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file)
+        data = TokenData(tokenize(corpora, grid.tokenizer, grid.storage))
+        tokenizer = data.tokenizer_path.parent
+        report = add_models(tokenizer, grid.models)
     print(table(report["analysis"]))
     print(f"\n{embedding_table({name: report['models'][name] for name in grid.models})}")
     print(f"\nrecommended: {report['recommendation']['reason']}\n")

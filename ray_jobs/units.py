@@ -2,6 +2,8 @@
 
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from lethe.units import Row, Task
@@ -10,6 +12,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MAX_BLOCKS = 1000  # of a Ray Data set; each has its cost, and a task may take several units
+_here = ContextVar("here", default=False)
+
+
+@contextmanager
+def on_this_node() -> Iterator[None]:
+    """Within, units are made on this node of the cluster alone, for no other sees its disk."""
+    before = _here.set(True)
+    try:
+        yield
+    finally:
+        _here.reset(before)
 
 
 def each_unit(units: Sequence[Row], task: Task) -> Iterator[Row]:
@@ -30,4 +43,5 @@ def each_unit(units: Sequence[Row], task: Task) -> Iterator[Row]:
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     items = ray.data.from_items(list(units), override_num_blocks=min(len(units), MAX_BLOCKS))
-    yield from items.map_batches(run, batch_size=1, batch_format="pyarrow").iter_rows()
+    node = {"ray.io/node-id": ray.get_runtime_context().get_node_id()} if _here.get() else None
+    yield from items.map_batches(run, batch_size=1, batch_format="pyarrow", label_selector=node).iter_rows()

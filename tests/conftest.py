@@ -4,6 +4,7 @@ import json
 import random
 import shutil
 import textwrap
+import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -86,7 +87,7 @@ def asked() -> Callable[[Any], list[str]]:
     def urls(browser: Any) -> list[str]:
         messages = [json.loads(entry["message"])["message"] for entry in browser.get_log("performance")]
         found = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
-        return [url for url in found if not url.startswith(("chrome:", "data:"))]
+        return [url for url in found if not url.startswith(("chrome:", "chrome-untrusted:", "data:"))]
 
     return urls
 
@@ -131,3 +132,21 @@ def add_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[dict
         monkeypatch.setattr(lethe.interventions, "__path__", [*lethe.interventions.__path__, str(folder)])
 
     return add
+
+
+@pytest.fixture
+def bucket(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URI of a folder in a bucket of a local S3."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
+    server.start()
+    address = "http://{}:{}".format(*server.get_host_and_port())
+    reset = urllib.request.Request(f"{address}/moto-api/reset", method="POST")  # all servers of a process are one
+    urllib.request.urlopen(reset).close()
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+    boto3.client("s3", endpoint_url=address, region_name="us-east-1").create_bucket(Bucket="bucket")
+    yield f"s3://bucket/lethe?endpoint_override={address}&region=us-east-1"
+    server.stop()

@@ -101,3 +101,13 @@ def test_names_resolve_in_the_projects_configurations():
     assert named("models", "tiny").is_file()
     with pytest.raises(ValueError, match=r"found 'tinny' \(did you mean 'tiny'\?\); allowed: .*tiny"):
         named("models", "tinny")
+
+
+def test_numbers_that_would_pass_as_others_are_refused():
+    assert problems("inner: {size: 010}") == [
+        "f.yaml:1: inner.size: found '010'; allowed: a number without a leading zero"
+    ]
+    assert problems("inner: {size: 1}", "inner.size=007")[0].startswith(
+        "command line, over f.yaml: inner.size: found '007'"
+    )
+    assert problems(f"inner: {{size: {2**63}}}") == [f"f.yaml:1: inner.size: found {2**63}; allowed: less than 2^63"]

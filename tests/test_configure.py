@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from grid.spec import load_grid
-from grid.tree import Tree, memory_of
+from grid.tree import Tree
 from lethe import configure
 from lethe.config import CONFIGS, UserError, read_yaml, validate
 from lethe.devices import room
@@ -40,7 +40,7 @@ def test_a_grid_of_any_size_is_valid_and_fits(tmp_path: Path, name: str, vocab_s
     assert (list(grid.corpora), list(grid.models)) == (["food", "automotive"], [name])
     assert grid.stage.tokens == 20 * plan["models"][name]["parameters"]
     assert grid.resources_of(name).gpus == 1
-    assert memory_of(grid, name).together <= 40 * 2**30
+    assert Tree(grid).memory_of(name).together <= 40 * 2**30
     assert grid.stage.batch % grid.resources_of(name).micro_batch == 0
     assert {cell.baseline for cell in Tree(grid).cells} == {"sequential_ab", "sequential_ba", "combined"}
 
@@ -58,7 +58,7 @@ def test_on_cpus_the_micro_batch_fits_a_workers_share_of_this_machine(tmp_path: 
     grid = load_grid(written(tmp_path, GRID))
     have = room(cpus=1, gpus=0).bytes
     assert have is not None
-    assert memory_of(grid, "tiny").together <= have
+    assert Tree(grid).memory_of("tiny").together <= have
     assert validate(TrainConfig, read_yaml(written(tmp_path, TRAIN))).device == "cpu"
 
 
@@ -95,7 +95,10 @@ def test_a_source_comes_back_as_it_was_given(tmp_path: Path, source: str):
     ("arguments", "message"),
     [
         (["grid", "--models", "tinny", *GRID[3:]], "--models: found 'tinny' (did you mean 'tiny'?); allowed: 110m, "),
-        ([*GRID[:4], "foood", *GRID[6:]], "--corpora: found 'foood' (did you mean 'food'?); allowed: automotive, food"),
+        (
+            [*GRID[:4], "foood", *GRID[6:]],
+            "--corpora: found 'foood' (did you mean 'food'?); allowed: automotive, fiction, food",
+        ),
         ([*GRID[:-1], "32k"], "--tokenizer: found '32k'; allowed: the size of a vocabulary, as 32768 or bpe32768"),
         ([*GRID[:-1], "100"], "--tokenizer: vocab_size: found 100; allowed: "),
         ([*GRID, "--tokens", "511"], "--tokens: found 511; allowed: at least one step's, 512"),

@@ -1,10 +1,12 @@
 """The validation program on a real stage, as a user meets it: what it prints, and what it refuses."""
 
 import io
+import json
 import math
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,9 +14,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import load_file, save
 
 from lethe.config import UserError
 from lethe.evaluation.documents import document_beginnings, score_documents
+from lethe.files import sha256
 from lethe.model.config import ModelConfig
 from lethe.tokens.shards import TokenData
 from lethe.tokens.tokenizer import EOS_ID, load_tokenizer
@@ -23,7 +27,7 @@ from lethe.training.load import load_model
 from lethe.training.loop import run_stage
 from lethe.training.stage import Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
-from lethe.validate import as_text, main, one_line
+from lethe.validate import as_text, harmless, main, one_line
 from lethe.worker import Worker
 
 MODEL = ModelConfig(layers=1, heads=2, d_model=32, d_ff=64, context=16)
@@ -130,6 +134,7 @@ def test_a_document_is_one_line_that_does_nothing_to_a_terminal(text: str) -> No
 
 def test_control_characters_are_replaced() -> None:
     assert one_line("  a\x1b[2J\tb\r\n\x07c\u202ed\x9be ") == "a\ufffd[2J b \ufffdc\ufffdd\ufffde"
+    assert harmless("a\x1b[2J\tb\n\x07c\u202e\xa0d") == "a\ufffd[2J\tb\n\ufffdc\ufffd\xa0d"
     assert one_line("é 漢 😀" + "x" * 100) == "é 漢 😀" + "x" * 75
 
 
@@ -260,6 +265,43 @@ def test_altered_weights_are_refused(job: Job, folder: Path, tmp_path: Path) -> 
     weights[-1] ^= 1
     (moved / "model.safetensors").write_bytes(weights)
     with pytest.raises(UserError, match="altered"):
+        main(["--checkpoint", str(moved)])
+
+
+@pytest.fixture
+def forged(job: Job, folder: Path, tmp_path: Path) -> Callable[[bytes], Path]:
+    """A storage of its own, whose record names the weights it is given as the right ones."""
+
+    def forge(weights: bytes) -> Path:
+        moved = shutil.copytree(folder, tmp_path / "storage" / "runs" / "stages" / folder.name)
+        shutil.copytree(job.data.root.parents[1], tmp_path / "storage" / "data")
+        (moved / "model.safetensors").write_bytes(weights)
+        record = json.loads((moved / "stage.json").read_text())
+        record["files"]["model.safetensors"] = sha256(moved / "model.safetensors")
+        (moved / "stage.json").write_text(json.dumps(record))
+        return moved
+
+    return forge
+
+
+def test_what_is_no_safetensors_file_is_refused_whatever_its_record_says(forged: Callable[[bytes], Path]) -> None:
+    with pytest.raises(UserError, match=r"model.safetensors: found no safetensors file \(.*\); allowed: weights as"):
+        main(["--checkpoint", str(forged(b"cos\nmkdir\n(Vx\ntR."))])
+
+
+def test_weights_that_are_no_numbers_are_refused(folder: Path, forged: Callable[[bytes], Path]) -> None:
+    tensors = load_file(folder / "model.safetensors")
+    tensors["norm.weight"][0] = math.nan
+    with pytest.raises(UserError, match=r"model.safetensors: norm.weight: found weights that are no numbers; allowed"):
+        main(["--checkpoint", str(forged(save(tensors)))])
+
+
+def test_altered_tokens_are_refused(job: Job, folder: Path, tmp_path: Path) -> None:
+    moved = shutil.copytree(folder, tmp_path / "storage" / "runs" / "stages" / folder.name)
+    shutil.copytree(job.data.root.parents[1], tmp_path / "storage" / "data")
+    (shard,) = (tmp_path / "storage" / "data" / "tokens" / job.data.root.name).glob("food/val-*.bin")
+    np.full(shard.stat().st_size // 2, 60_000, "<u2").tofile(shard)
+    with pytest.raises(UserError, match=r"val-00000.bin: sha256: found"):
         main(["--checkpoint", str(moved)])
 
 

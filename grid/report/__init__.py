@@ -10,6 +10,7 @@ A section of the page is a module with `section(run) -> Section | None`, named i
 """
 
 from grid.report.curves import loss_curves, relearning_curves
+from grid.report.drift import drift_curves
 from grid.report.geometry import cka_maps
 from grid.report.learning import learning_against_forgetting
 from grid.report.monitors import monitor_curves
@@ -19,6 +20,7 @@ from grid.report.ratio import forgetting_by_ratio, forgetting_of_arms
 
 __all__ = [
     "cka_maps",
+    "drift_curves",
     "forgetting_by_ratio",
     "forgetting_of_arms",
     "learning_against_forgetting",

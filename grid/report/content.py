@@ -45,11 +45,15 @@ class Value:
 
 @dataclass(frozen=True)
 class Column:
-    """`numeric` columns stand to the right; of those `with_half` the export has a second with half the interval."""
+    """`numeric` columns stand to the right; of those `with_half` the export has a second with half the interval.
+
+    Of words, and of numbers that are `common`, what every row shares is said once (`trimmed`).
+    """
 
     head: str
     numeric: bool = True
     with_half: bool = False
+    common: bool = False
 
 
 @dataclass(frozen=True)
@@ -116,12 +120,12 @@ def each_setting(run: Run) -> list[tuple[str, str, pd.DataFrame, list[Group]]]:
 
 
 def trimmed(table: Table) -> Table:
-    """Without the columns of words, but the first, that say the same in every row; the note says it once."""
+    """Without the columns, but the first, that may and do say the same in every row; the note says it once."""
     columns = list(zip(*table.rows, strict=True))
     same = [
         i
         for i, column in enumerate(table.columns)
-        if i and not column.numeric and len(set(columns[i])) == 1 < len(columns[i])
+        if i and (column.common or not column.numeric) and len(set(columns[i])) == 1 < len(columns[i])
     ]
     if not same:
         return table
@@ -145,6 +149,13 @@ def measured(value: float | Interval | None, digits: int = 3, scale: float = 1, 
     if value is None or not math.isfinite(value):
         return Value("–")
     return Value(number(scale * value, digits, signed), scale * value)
+
+
+def extra(share: float) -> Value:
+    """`+58 %` beside what is plain, whose share is 0; nan where it is not known."""
+    if math.isnan(share):
+        return Value("–")
+    return Value(f"{number(100 * share, 0, signed=True)} %" if share else "0 %", 100 * share)
 
 
 def number(value: float, digits: int, signed: bool = False) -> str:

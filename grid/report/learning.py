@@ -16,6 +16,7 @@ from grid.report.content import (
     Table,
     Value,
     each_setting,
+    extra,
     measured,
     text,
     trimmed,
@@ -24,9 +25,16 @@ from grid.report.content import (
 from grid.report.groups import Group, forgotten, learned_last, on_front, plain_of, seed_groups, settings
 from grid.report.labels import place
 from grid.report.style import FAMILY, NEUTRAL, draw, errors, looks, panels, plain, styled
+from grid.summary import ARM
 from lethe.evaluation.intervals import Interval
 
 HEIGHT, WIDTH = 430, 590  # pixels, of a panel; the width is that of a printed page
+GROWTH = "growth"
+PRICES = {
+    GROWTH: "grows by, %",
+    "extra_flops": "FLOPs to train − plain's, %",
+    "run_flops": "FLOPs to run − plain's, %",
+}
 Setting = tuple[str, str, str, str, list[Group]]
 Point = tuple[Interval, Interval]
 
@@ -41,7 +49,9 @@ def section(run: Run) -> Section | None:
             f"Learning against forgetting{title}",
             "Right: more loss on the later corpus than plain training at the same seed, so less learned. Up: more of "
             "the earlier one forgotten. Crosses are 95 % intervals of the means; blue joins the interleaving ratios; "
-            "the dotted steps are the front, arms that no other beats in both means.",
+            "the dotted steps are the front, arms that no other beats in both means."
+            + " A share beside a name is what the arm adds to the model's weights, at most."
+            * any(map(_grows, here)),
             learning_against_forgetting(results),
             "; ".join(_spoken(*setting) for setting in _settings(here)),
         )
@@ -85,27 +95,28 @@ def learning_against_forgetting(results: pd.DataFrame) -> go.Figure:
 
 def matched_table(results: pd.DataFrame, groups: list[Group]) -> Table | None:
     """Every arm against interleaving at its own loss, with what that says; None without two ratios."""
-    found = matched(results)
+    compared = [(row, _arm_of(row, groups)) for row in matched(results).to_dict("records")]
+    prices = [name for name in PRICES if any(any(group.values(name)) for _, group in compared)]
     rows = []
-    for row in found.to_dict("records"):
+    for row, group in compared:
         here = [g for g in groups if (g.baseline, g.model) == (row["baseline"], row["model"])]
-        arm = row["interleaving_ratio"], row["intervention"]
-        group = next(g for g in here if (g.ratio, g.intervention) == arm)
         loss = group.minus(plain_of(here), f"final_loss/{row['later']}")
         lost = group.interval(f"forgetting/{row['earlier']}")
         difference = Interval(row["mean"], None if math.isnan(row["half"]) else row["half"], row["n"])
         place_, verdict = range_of(row), verdict_of(row)
         shown = measured(difference, signed=True)
         shown = Value(f"{place_[0]} {shown.text}".strip(), shown.number, shown.half, shown.half_text)
-        names = [Value(group.name), text(f"{group.baseline}, {group.model}")]
-        rows.append([*names, measured(loss, signed=True), measured(lost), shown, Value(place_[1]), Value(verdict)])
-    heads = [Column("arm", numeric=False), Column("order, model", numeric=False)]
+        names = [Value(group.name), text(f"{group.baseline}, {group.model}"), text(row["earlier"])]
+        said = [Value(place_[1]), Value(verdict), *(extra(group.mean(name)) for name in prices)]
+        rows.append([*names, measured(loss, signed=True), measured(lost), shown, *said])
+    heads = [Column(name, numeric=False) for name in ("arm", "order, model", "forgotten corpus")]
     heads += [
         Column("loss on the later corpus − plain's, nats", with_half=True),
         Column("forgetting, nats", with_half=True),
         Column("forgetting − interleaving's at the same loss, nats", with_half=True),
         Column("its loss", numeric=False),
         Column("against interleaving", numeric=False),
+        *(Column(PRICES[name], common=True) for name in prices),
     ]
     note = (
         "At each seed the arm's forgetting minus that which the front of the interleaving ratios, joined by straight "
@@ -114,8 +125,14 @@ def matched_table(results: pd.DataFrame, groups: list[Group]) -> Table | None:
         "bounds the difference: ≤ that if it learned more than any ratio, ≥ that if it learned less. "
         "Intervals are of each arm alone, without a correction for how many there are."
     )
-    ordered = sorted(rows, key=lambda values: values[4].number or 0)
+    ordered = sorted(rows, key=lambda values: values[5].number or 0)
     return trimmed(Table("matched", "Compared at matched loss", note, heads, ordered)) if rows else None
+
+
+def _arm_of(row: dict[str, Any], groups: list[Group]) -> Group:
+    """Of a row of `matched`."""
+    arm = tuple(row[name] for name in ARM)
+    return next(g for g in groups if (g.baseline, g.model, g.ratio, g.intervention) == arm)
 
 
 def range_of(row: dict[str, Any]) -> tuple[str, str]:
@@ -185,7 +202,7 @@ def _name_points(figure: go.Figure, row: int, points: dict[Group, Point]) -> Non
     low, high = (at - reach).min(axis=0), (at + reach).max(axis=0)
     margin = (high - low) * [0.07, 0.08] + 1e-6
     low, high = low - margin, high + margin
-    names = [group.name for group in points]
+    names = [_label(group) for group in points]
     pixels, spans = ((values) / (high - low) * [WIDTH, HEIGHT] for values in (at - low, reach))
     family = pixels[[group.is_interleaving for group in points]]
     places = place(pixels, names, spans, family, WIDTH, HEIGHT)
@@ -200,10 +217,19 @@ def _name_points(figure: go.Figure, row: int, points: dict[Group, Point]) -> Non
         )  # fmt: skip
 
 
+def _grows(group: Group) -> bool:
+    return any(group.values(GROWTH))
+
+
+def _label(group: Group) -> str:
+    """`fracture_lora +58 %`: its name, and how much it grows where it does."""
+    return f"{group.name} {extra(group.mean(GROWTH)).text}" if _grows(group) else group.name
+
+
 def _spoken(baseline: str, model: str, earlier: str, later: str, here: list[Group]) -> str:
     points = _points(here, earlier, later)
-    best = ", ".join(group.name for group in on_front(list(points), earlier, later))
+    best = ", ".join(_label(group) for group in on_front(list(points), earlier, later))
     each = ", ".join(
-        f"{group.name}: {with_interval(loss)} and {with_interval(lost)}" for group, (loss, lost) in points.items()
+        f"{_label(group)}: {with_interval(loss)} and {with_interval(lost)}" for group, (loss, lost) in points.items()
     )
     return f"{baseline}, {model}; on the front: {best}; loss on {later} and forgetting of {earlier}: {each}"

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from grid.report.content import Branch, Column, Run, Section, Table, Value, measured, number, some, text
+from grid.report.content import Branch, Column, Run, Section, Table, Value, extra, measured, number, some, text
 from grid.report.groups import unique
 from lethe.evaluation.intervals import mean_interval
 
@@ -84,7 +84,7 @@ def _costs(run: Run) -> Table | None:
     rows = []
     for label, cost in costs.items():
         row = [Value(label), text(cost["needs"])]
-        row += [_extra(cost[name]) for name in extras]
+        row += [extra(cost[name]) for name in extras]
         rows.append([*row, Value(BUDGET[cost["budget"]]), measured(mean_interval(later.get(label, [])), 1)])
     heads = [Column("intervention", numeric=False), Column("needs of the earlier corpora", numeric=False)]
     heads += [Column(EXTRAS[name]) for name in extras]
@@ -105,10 +105,6 @@ EXTRAS = {
 }
 ALWAYS = ("extra_weights", "extra_rows", "extra_flops")
 BUDGET = {"same": "unchanged", "replaces": "some are replaced by old text", "adds": "added on top"}
-
-
-def _extra(share: float) -> Value:
-    return Value(f"{share:+.0%}".replace("-", "−") if share else "0 %", 100 * share)
 
 
 def _speeds(run: Run) -> Table | None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lethe.config import UserError, read_yaml, validate
+from lethe.tokens.meta import check_shards
 from lethe.tokens.shards import TokenData
 from lethe.tokens.tokenizer import TokenizerConfig, load_tokenizer
 from lethe.training.stage import Evaluation, Stage
@@ -73,6 +74,7 @@ def open_checkpoint(path: Path, config_path: Path | None) -> Checkpoint:
         sequences, device = config.stage.evaluation.sequences, config.device
         tokens = tokens_folder(config) if config.tokens else tokens
     data = TokenData(tokens)
+    check_shards(data.root)
     if data.tokenizer_fingerprint != record["data"]["tokenizer"]:
         raise UserError(
             f"{data.root}: another tokenizer than the one {folder} was trained with (--config names tokens)"

@@ -90,8 +90,10 @@ def parse_yaml(text: str, name: str) -> Source:
         mark = error.problem_mark or error.context_mark
         where = f":{mark.line + 1}:{mark.column + 1}" if mark else ""
         raise UserError(f"{name}{where}: not valid YAML: {error.problem or error.context}") from None
-    except (yaml.YAMLError, RecursionError) as error:
-        raise UserError(f"{name}: not valid YAML: {str(error) or 'nested too deep'}") from None
+    except yaml.YAMLError as error:
+        raise UserError(f"{name}: not valid YAML: {error}") from None
+    except RecursionError:
+        raise UserError(f"{name}: not valid YAML: nested too deep") from None
     finally:
         loader.dispose()
     if not isinstance(data, dict) or not data:
@@ -142,6 +144,8 @@ def override(source: Source, overrides: list[str]) -> Source:
 
 def validate(model: type[C], source: Source) -> C:
     """The validated model, or one UserError that lists every problem of the source."""
+    if source.lines and (odd := list(_odd_numbers(source, source.data, ()))):  # written by people, not by a program
+        raise UserError("\n".join(odd))
     try:
         return model.model_validate(source.data)
     except ValidationError as error:
@@ -152,9 +156,25 @@ def validate(model: type[C], source: Source) -> C:
         raise UserError("\n".join(dict.fromkeys(problems))) from None
 
 
+def _odd_numbers(source: Source, value: Any, location: Location) -> typing.Iterator[str]:
+    """Problems of numbers that would pass as others: `010` is 8, 10 or text, and past 64 bits most of what reads it."""
+    here = f"{_where(source, location)}: {_field(location)}: found {value!r}; allowed:"
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from _odd_numbers(source, inner, (*location, key))
+    elif isinstance(value, str) and re.fullmatch(r"[-+]?0[0-9][0-9_]*", value):
+        yield f"{here} a number without a leading zero"
+    elif isinstance(value, int) and abs(value) >= 2**63:
+        yield f"{here} less than 2^63"
+
+
+def _field(location: Location) -> str:
+    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+
+
 def _describe(model: type[BaseModel], source: Source, error: dict[str, Any]) -> str:
     location: Location = tuple(error["loc"])
-    field = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
+    field = _field(location)
     found, allowed = _shorten(error["input"]), error["msg"].removeprefix("Value error, ").removeprefix("Input ")
     if error["type"] == "extra_forbidden":
         fields = list(_model_at(model, location[:-1]).model_fields)

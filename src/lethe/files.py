@@ -9,6 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
@@ -21,7 +23,7 @@ def whole(path: Path) -> Iterator[Path]:
     for name in os.listdir(path.parent):  # noqa: PTH208 - faster than iterdir, and folders can be full
         if name.startswith(start) and not _is_alive(name.removeprefix(start)):
             (path.parent / name).unlink(missing_ok=True)
-    temporary = path.with_name(f"{start}{os.getpid()}")
+    temporary = path.with_name(f"{start}{_process(os.getpid())}")
     try:
         yield temporary
         temporary.replace(path)
@@ -29,10 +31,24 @@ def whole(path: Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
-def _is_alive(process: str) -> bool:
+def _process(pid: int) -> str:
+    """`PID-BIRTH`, for numbers are used again, by threads too, and soon where many start. No BIRTH without /proc."""
     try:
-        os.kill(int(process), 0)
-    except (ProcessLookupError, ValueError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return f"{pid}-"
+    return "dead" if state in "ZX" else f"{pid}-{fields[18]}"
+
+
+def _is_alive(process: str) -> bool:
+    pid, _, birth = process.partition("-")
+    if not pid.isdecimal():
+        return False
+    if birth or Path("/proc/self/stat").exists():
+        return process == _process(int(pid))
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
         return False
     except PermissionError:
         return True
@@ -53,5 +69,14 @@ def sha256(path: Path) -> str:
 
 def fingerprint(value: Any, length: int = 16) -> str:
     """The first characters of the sha256 of a JSON value, hexadecimal."""
-    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return digest(canonical(value), length)
+
+
+def canonical(value: Any) -> str:
+    """A JSON value as the one text that stands for it."""
+    return _CANONICAL.encode(value)
+
+
+def digest(text: str, length: int = 16) -> str:
+    """The first characters of the sha256 of a text, hexadecimal."""
     return hashlib.sha256(text.encode()).hexdigest()[:length]

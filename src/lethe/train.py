@@ -75,6 +75,7 @@ def main(argv: list[str]) -> int:
 
 def train(config: TrainConfig) -> None:
     """Train the stage that `config` describes; prints every evaluation, and its folder at the end."""
+    from lethe.tokens.meta import check_shards
     from lethe.tokens.shards import TokenData
     from lethe.training.job import Job
     from lethe.training.loop import run_stage
@@ -85,6 +86,7 @@ def train(config: TrainConfig) -> None:
     if config.stage.batch % world:
         raise UserError(f"stage.batch: found {config.stage.batch}; allowed: a multiple of the {world} ranks")
     data = TokenData(tokens_folder(config) if config.tokens else _make_tokens(config))
+    check_shards(data.root)
     store = StageStore(config.storage / "runs" / "stages")
     stage = _stage(config, store)
     measure = tuple(data.corpora), config.stage.evaluation, config.stage.checkpoint_every

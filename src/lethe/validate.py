@@ -167,8 +167,12 @@ def show_documents(checkpoint: Checkpoint, corpus: str) -> None:
 
 def one_line(text: str) -> str:
     """The beginning of a text, harmless for a terminal: spaces for white space, "\ufffd" for what does not print."""
-    line = " ".join(text.split())[:TEXT_WIDTH]
-    return "".join(character if character.isprintable() else "\ufffd" for character in line)
+    return harmless(" ".join(text.split())[:TEXT_WIDTH])
+
+
+def harmless(text: str) -> str:
+    """A text that does nothing to a terminal: "\ufffd" for what does not print; lines, tabs, fixed spaces stay."""
+    return "".join(c if c.isprintable() or c in "\n\t\xa0" else "\ufffd" for c in text)
 
 
 def show_samples(checkpoint: Checkpoint, rows: "dict[str, ndarray]", sampling: Sampling) -> None:
@@ -176,7 +180,7 @@ def show_samples(checkpoint: Checkpoint, rows: "dict[str, ndarray]", sampling: S
     print(f"\nsamples ({sampling})")
     for corpus, text in rows.items():
         beginning = checkpoint.tokenizer.decode(text[0, : min(PROMPT_TOKENS, text.shape[1] // 2)].tolist())
-        print(f"{corpus}: [{beginning}]", end="")
+        print(f"{corpus}: [{harmless(beginning)}]", end="")
         write(checkpoint, beginning, sampling)
 
 
@@ -207,7 +211,7 @@ def write(checkpoint: Checkpoint, prompt: str, sampling: Sampling) -> None:
         **sampling._asdict(),
     )
     for piece in as_text(checkpoint.tokenizer, continuation):
-        print(piece, end="", flush=True)
+        print(harmless(piece), end="", flush=True)
     print()
 
 

@@ -25,8 +25,11 @@ def lost(arm: str, seed: int, share: float) -> float:
     return FINAL[arm] * (1 + seed / 10) * share**0.5
 
 
-def write(folder: Path, monitors: bool = True, arms: tuple[str, ...] = ARMS) -> Path:
-    """A run whose kl_self is 2 F + 0.1, whose kl/cars falls with F, and whose CKA falls as F rises."""
+def write(folder: Path, monitors: bool = True, arms: tuple[str, ...] = ARMS, mixtures: tuple[str, ...] = ()) -> Path:
+    """A run whose kl_self is 2 F + 0.1, whose kl/cars falls with F, and whose CKA falls as F rises.
+
+    `mixtures` are arms that have KL alone.
+    """
     rows, results = [], []
     for arm in arms:
         for seed in SEEDS:
@@ -39,8 +42,9 @@ def write(folder: Path, monitors: bool = True, arms: tuple[str, ...] = ARMS) -> 
                 f = lost(arm, seed, mark / 100)
                 values = {"loss/food": 4 + f, "loss/cars": 4 - mark / 100}
                 if monitors:
-                    values |= {"kl_self": 2 * f + 0.1, "kl/cars": 5 - f, "weight_distance": mark / 7 + seed}
-                    values |= {"cka_self/1": 1 - f / 9, "cka/cars/1": 1 - f / 8}
+                    values |= {"kl_self": 2 * f + 0.1, "kl/cars": 5 - f}
+                if monitors and arm not in mixtures:
+                    values |= {"weight_distance": mark / 7 + seed, "cka_self/1": 1 - f / 9, "cka/cars/1": 1 - f / 8}
                 rows += [(cell, 1, mark, 900 + mark, 0.0, name, value) for name, value in values.items()]
     folder.mkdir(exist_ok=True)
     pq.write_table(
@@ -86,6 +90,27 @@ def test_the_points_are_the_marks_of_the_run(tmp_path):
     assert points.values["gain on B"] == pytest.approx(points.share)
     # Within 12 %: mark 10, at which forgetting has the order of the end.
     assert contest(points)["monitors"]["forgetting so far"]["early"][0] == pytest.approx(1)
+
+
+@pytest.mark.parametrize("mixture", ARMS[:2])
+def test_a_monitor_that_an_arm_does_not_have_is_judged_on_the_others(tmp_path, mixture):
+    others = tuple(arm for arm in ARMS if arm != mixture)
+    whole, part, bare = (
+        contest(next(iter(read(write(tmp_path / name, arms=arms, mixtures=mixtures)).values())))["monitors"]
+        for name, arms, mixtures in (("whole", ARMS, ()), ("part", ARMS, (mixture,)), ("bare", others, ()))
+    )
+    assert part.keys() == whole.keys()
+    for name in ("weight_distance", "1 - cka_self/1", "1 - cka/B/1"):
+        assert part[name] == bare[name]
+    assert part["kl_self"]["pooled"] == whole["kl_self"]["pooled"]
+    assert part["kl_self"]["partial"] == bare["kl_self"]["partial"]  # which needs the weight distance
+
+
+def test_where_no_arm_has_a_geometry_nothing_is_taken_out(tmp_path):
+    (points,) = read(write(tmp_path / "run", mixtures=ARMS)).values()
+    found = contest(points)["monitors"]
+    assert found["kl_self"]["pooled"] == pytest.approx([1, 1, 1])
+    assert "partial" not in found["kl_self"] and "weight_distance" not in found
 
 
 def test_too_few_arms_are_left_out(tmp_path, capsys):

@@ -10,6 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lethe.config import UserError
+from lethe.corpora import source
+from lethe.corpora.footer import metadata_of
 from lethe.corpora.schema import FINEWEB
 from lethe.corpora.source import UNIT_BYTES, SourceFile, open_source, read_pages
 
@@ -112,6 +114,22 @@ def test_pages_come_in_order_and_in_one_schema(storage: Path, toy: Any) -> None:
     assert pages["text"].to_pylist() == [row["text"] for row in rows]
     assert pages["dump"].null_count == 600
     assert set(pages["language"].to_pylist()) == {"en"}
+
+
+def test_a_footer_is_decoded_once_however_many_units_it_has(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """82: one of very many row groups takes long, and the memory of each decoding comes back late."""
+    decoded: list[bytes] = []
+
+    def counting(footer: bytes) -> pq.FileMetaData:
+        decoded.append(footer)
+        return metadata_of(footer)
+
+    (unit,) = open_source("pages/b.parquet", storage).units
+    source._decoded.cache_clear()
+    monkeypatch.setattr(source, "metadata_of", counting)
+    for group in range(unit.last + 1):
+        list(read_pages(unit._replace(first=group, last=group)))
+    assert (unit.last, len(decoded)) == (2, 1)
 
 
 def test_a_damaged_page_names_file_and_row_groups(storage: Path) -> None:

@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from lethe.evaluation.documents import Document, document_beginnings, score_documents
+from lethe.files import sha256
 from lethe.model.build import build_model, initialise
 from lethe.model.config import ModelConfig
-from lethe.tokens.shards import Shard, Split, TokenSplit
+from lethe.tokens.meta import Shard, Split
+from lethe.tokens.shards import TokenSplit
 
 VOCAB = 60
 
@@ -26,8 +28,9 @@ def split_of(folder: Path, lengths: list[int], shards: int) -> tuple[TokenSplit,
     files = []
     for i, part in enumerate(np.array_split(np.arange(len(lengths)), shards)):
         stream = np.concatenate([np.append(documents[d], 0) for d in part] or [np.empty(0)]).astype("<u2")
-        (folder / f"val-{i:05}.bin").write_bytes(stream.tobytes())
-        files.append(Shard(name=f"val-{i:05}.bin", tokens=len(stream), documents=len(part), sha256="0" * 64))
+        path = folder / f"val-{i:05}.bin"
+        path.write_bytes(stream.tobytes())
+        files.append(Shard(name=path.name, tokens=len(stream), documents=len(part), sha256=sha256(path)))
     tokens = sum(file.tokens for file in files)
     split = Split(documents=len(lengths), tokens=tokens, bytes=0, shards=[file for file in files if file.tokens])
     return TokenSplit(folder, split, np.dtype("<u2")), documents

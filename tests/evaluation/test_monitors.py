@@ -21,6 +21,7 @@ from lethe.interventions.interface import Switch
 from lethe.model.build import build_model, initialise
 from lethe.model.config import ModelConfig
 from lethe.model.low_rank import add_low_rank, merge_low_rank
+from lethe.model.routed import Routed
 from lethe.model.shifted import Shifted
 from lethe.model.transformer import TorchTransformer, rotary_tables
 from lethe.tokens.shards import TokenData
@@ -145,6 +146,17 @@ def test_a_wrapped_model_is_measured_by_its_own_outputs(teacher):
     assert found["kl_self"] > 0.1
     assert found["weight_distance"] == 0
     assert found["cka_self/3"] == pytest.approx(1, abs=1e-12)
+
+
+def test_of_a_mixture_there_is_kl_alone(teacher):
+    mixture = Routed(built(0), moved(teacher), "bayes", 0.9)
+    found = measured(teacher, mixture)
+    assert found.keys() == {"kl_self", "kl/food"}
+    assert found["kl_self"] == pytest.approx(divergence(teacher, mixture, ROWS[0]), rel=1e-5)
+    assert found["kl/food"] == pytest.approx(divergence(teacher, mixture, ROWS[1]), rel=1e-5)
+    for after in (Routed(mixture, moved(teacher), "even", 0.9), built(1)):
+        assert measured(mixture, after).keys() == {"kl_self", "kl/food"}
+    assert measured(mixture, built(1))["kl_self"] == pytest.approx(divergence(mixture, built(1), ROWS[0]), rel=1e-5)
 
 
 def test_a_low_rank_product_counts_before_it_is_merged(teacher):

@@ -123,6 +123,34 @@ def curve(result: dict) -> list[dict]:
     return rows + relearned(result, sequence)
 
 
+def drifting(result: dict, threshold: float | None) -> list[dict]:
+    """A curve whose last stage reads drift each tenth: 1 nat at its end. Past the threshold it began anew."""
+    points = curve(result)
+    tokens = STAGE_TOKENS * np.arange(1, 11) / 10
+    readings = dict(zip(tokens.astype(int).tolist(), (tokens / STAGE_TOKENS).tolist(), strict=True))
+    fired = [t for t, drift in readings.items() if threshold is not None and drift > threshold]
+    prefix, until = ("spent/", fired[0]) if fired else ("", STAGE_TOKENS)
+    for t, drift in readings.items():
+        at = {"cell": result["cell"], "stage": 1, "step": t // 512, "tokens": STAGE_TOKENS + t, "seconds": 1.0}
+        named = {"drift": drift} | ({} if threshold is None else {"drift_threshold": threshold})
+        points += [at | {"name": prefix + name, "value": value} for name, value in named.items() if t <= until]
+    own = [p for p in points if fired and p["stage"] == 1 and p["name"].startswith("loss/")]
+    return points + [p | {"name": "spent/" + p["name"]} for p in own if p["tokens"] <= STAGE_TOKENS + until]
+
+
+def drifting_rows() -> tuple[list[dict], list[dict]]:
+    """A grid, and the points of its curves, in which `cut` fires at half a nat and .8, `late` never, `watch` reads."""
+    rows, points = [r for r in grid_rows() if r["baseline"] != "sequential_ba"], []
+    for r in rows:
+        points += curve(r)
+    for name, thresholds in (("cut", (0.5, 0.8)), ("late", (1.5, 1.5)), ("watch", (None, None))):
+        for seed, threshold in enumerate(thresholds):
+            like = row(f"{name}-{seed}", "sequential_ab", "small", 0.0, name, seed)
+            rows.append(like | {"growth": 0.58 * (name == "cut"), "extra_flops": 0.25 * (name == "cut")})
+            points += drifting(rows[-1], threshold)
+    return rows, points
+
+
 def gauges(result: dict, trained: str, progress: float) -> list[dict]:
     """KL that tells of forgetting, a distance that tells of it backwards, and CKA of two layers."""
     (lost,) = [result[f"forgetting/{x}"] for x in LEARNED if x != trained]
@@ -153,7 +181,13 @@ def grid_rows(model: str = "small", interventions: tuple[str, ...] = ("none",)) 
     return rows
 
 
-def write_run(folder: Path, rows: list[dict], name: str = "quickstart", waiting: tuple[str, ...] = ()) -> Path:
+def write_run(
+    folder: Path,
+    rows: list[dict],
+    name: str = "quickstart",
+    waiting: tuple[str, ...] = (),
+    points: list[dict] | None = None,
+) -> Path:
     cells = [
         {name: r[name] for name in ("cell", "baseline", "interleaving_ratio", "intervention")}
         | {"stages": ["a", "b"][: len(SEQUENCES[r["baseline"]])] if r["intervention"] else []}
@@ -181,7 +215,7 @@ def write_run(folder: Path, rows: list[dict], name: str = "quickstart", waiting:
     (folder / "plan.json").write_text(json.dumps(plan))
     columns = list(dict.fromkeys(column for r in rows for column in r)) or COORDINATES
     pd.DataFrame(rows, columns=columns).to_parquet(folder / "results.parquet")
-    points = [point for r in rows if r["status"] == "finished" for point in curve(r)]
+    points = points or [point for r in rows if r["status"] == "finished" for point in curve(r)]
     names = ["cell", "stage", "step", "tokens", "seconds", "name", "value"]
     pd.DataFrame(points, columns=names).to_parquet(folder / "curves.parquet")
     return folder

@@ -5,7 +5,7 @@ import yaml
 
 from grid.cells import expand
 from grid.spec import load_grid
-from grid.tree import Tree, describe, needed_stages
+from grid.tree import Tree, describe
 from lethe.config import UserError
 
 BASE = {
@@ -103,7 +103,7 @@ def test_relearning_is_a_side_branch_of_what_forgot(grid):
         for branch in cell.branches:
             assert branch.parent == cell.stages[-1]
             assert (branch.tokens, branch.intervention.kind) == (2560, "none")
-            assert branch.identity in added and branch.identity in needed_stages(cell)
+            assert branch.identity in added and branch.identity in cell.needed
     assert relearnt.plan()["tokens_without_sharing"] == plain.plan()["tokens_without_sharing"] + 6 * 2560
 
 
@@ -172,7 +172,7 @@ def test_every_problem_of_a_grid_is_named_at_once(grid):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"corpora": ["fod"]}, "corpora: found 'fod' (did you mean 'food'?); allowed: automotive, food"),
+        ({"corpora": ["fod"]}, "corpora: found 'fod' (did you mean 'food'?); allowed: automotive, fiction, food"),
         ({"baselines": ["sequential"]}, "found 'sequential'; allowed: sequential_ab, sequential_ba, combined"),
         ({"baselines": [{"x": ["food", "sport"]}]}, "found 'sport'; allowed: the corpora of this grid"),
         ({"corpora": ["food"]}, "'sequential_ab' is defined for two corpora, found 1"),

@@ -4,8 +4,8 @@ import pytest
 
 from grid.cells import expand
 from grid.costs import cell_costs
-from grid.spec import Grid, load_grid
-from grid.tree import Tree, describe, memory_of
+from grid.spec import Grid, Resources, load_grid
+from grid.tree import Tree, describe, stage_memory
 
 GRID = "configs/grids/interventions.yaml"
 
@@ -55,11 +55,25 @@ def test_the_plan_counts_it(grid):
     assert plan["costs"]["interleaving"]["needs"] == "text"
     assert "\n  distill_self        samples " in describe(plan)
     alone = load_grid(GRID, ["interventions={none: {kind: none}}", "grids=[]"])
-    assert memory_of(grid, "tiny").weights == 3 * memory_of(alone, "tiny").weights
-    assert memory_of(grid, "tiny").activations > memory_of(alone, "tiny").activations
+    ewc = load_grid(GRID, ["interventions={ewc: {kind: ewc, strength: 10}}", "grids=[]"])
+    assert Tree(ewc).memory_of("tiny").weights == 3 * Tree(alone).memory_of("tiny").weights
+    assert Tree(ewc).memory_of("tiny").activations == Tree(alone).memory_of("tiny").activations
+    assert (
+        Tree(grid).memory_of("tiny").activations > Tree(alone).memory_of("tiny").activations
+    )  # the dearest has more rows
+    assert Tree(grid).memory_of("tiny").together == max(
+        load_and_need(label) for label in grid.interventions if label != "none"
+    )
     watched = load_grid(GRID, ["interventions={none: {kind: none}}", "grids=[]", "stage.evaluation.monitors=true"])
-    assert memory_of(watched, "tiny").weights == 2 * memory_of(alone, "tiny").weights  # of the parent's model
+    assert Tree(watched).memory_of("tiny").weights == 2 * Tree(alone).memory_of("tiny").weights  # of the parent's model
     assert "needs of earlier" not in describe(Tree(alone).plan())
+
+
+def load_and_need(label: str) -> int:
+    """Bytes that the grid would need of that intervention alone."""
+    whole = load_grid(GRID)
+    alone = whole.model_copy(update={"interventions": {label: whole.interventions[label]}, "grids": ()})
+    return Tree(alone).memory_of("tiny").together
 
 
 def test_what_an_average_is_made_of_is_in_its_plan_once(grid):
@@ -96,8 +110,72 @@ def test_what_grows_is_in_the_plan_and_in_the_results():
     shares = grown / weights, (4 * products + 6 * grown + attention) / (6 * products + attention) - 1
     running = 2 * grown / (2 * products + attention / 3)
     assert ["f", "statistics", *(f"{share:+.0%}" for share in (*shares, running)), "same"] in lines
-    bare = load_grid(GRID, ["interventions={none: {kind: none}}", "grids=[]", "tokenizer.vocab_size=2048"])
-    assert memory_of(grid, "tiny").weights == pytest.approx(memory_of(bare, "tiny").weights * (1 + known["growth"]))
-    assert (
-        memory_of(grid, "tiny").optimizer == 2 * memory_of(grid, "tiny").gradients > memory_of(bare, "tiny").optimizer
+    need = stage_memory(
+        grid, "tiny", grid.resources_of("tiny"), next(s for i, s in tree.stages.items() if i == third["id"])
     )
+    assert need.weights == 4 * (weights + 2 * grown)
+    assert need.gradients == need.optimizer // 2 == 4 * grown  # the trunk has neither gradients nor moments
+
+
+def route(of: str, model: str = "tiny4", baseline: str = "sequential_ab", *more: str) -> tuple[dict, Tree]:
+    """Costs and tree of two grids' worth: a routed arm's, on a model of 344,640 parameters."""
+    arms = f"interventions={{r: {{kind: route, of: {of}}}}}"
+    axes = ["grids=[]", "seeds=[0]", "interleaving_ratios=[0]", f"models=[{model}]", "tokenizer.vocab_size=2048"]
+    grid = load_grid(GRID, [arms, *axes, f"baselines=[{baseline}]", *more])
+    (cell,) = expand(grid)
+    return cell_costs(grid, cell), Tree(grid)
+
+
+HEAD, MATRICES, ALL = 2048 * 64, 4 * (4 * 64**2 + 3 * 64 * 192), 344_640
+FRACTURE = HEAD + 4 * 16 * ((192 + 64) + (64 + 64) + (384 + 64) + (192 + 64))
+
+
+@pytest.mark.parametrize(
+    ("of", "trained"),
+    [
+        ("{kind: none}", ALL),
+        ("{kind: freeze, parts: [bottom]}", ALL - MATRICES // 2 - 4 * 64),
+        ("{kind: freeze, parts: [embedding, norms]}", MATRICES),
+        ("{kind: freeze, parts: [all]}", 0),
+        ("{kind: fracture, rank: 16}", FRACTURE),
+        ("{kind: fracture, rank: 16, router: none}", FRACTURE),
+    ],
+)
+def test_a_routed_stage_grows_by_what_its_path_has_trained_and_runs_twice(of, trained):
+    known, tree = route(of)
+    assert known["growth"] == pytest.approx(trained / ALL)
+    assert known["extra_flops"] == -1
+    products, attention = HEAD + MATRICES, 12 * 4 * 64 * 64
+    grown = trained if "fracture" in of else 0
+    assert known["run_flops"] == pytest.approx(1 + 2 * grown / (2 * products + attention / 3))
+    last = next(s for s in tree.plan()["stage_list"] if "with route" in s["name"])
+    assert (last["parameters"], last["flops"]) == (ALL + trained, 0)
+    assert last["run_flops_per_token"] == 2 * (2 * products + attention // 3) + 2 * grown
+
+
+def test_the_growth_of_the_routed_fracture_of_the_shipped_grid_is_58_percent():
+    grid = load_grid("configs/grids/fracture.yaml")
+    growth = {label: costs["growth"] for label, costs in Tree(grid).plan()["costs"].items()}
+    assert growth["route_ungated"] == growth["fracture_lora"] == pytest.approx(0.58, abs=0.005)
+    assert growth["route_bayes"] == 1
+    assert growth["route_top"] == pytest.approx(0.69, abs=0.005)
+
+
+def test_of_a_chain_of_routed_fractures_each_model_goes_on_from_the_one_before():
+    known, _ = route("{kind: fracture, rank: 16, router: none}", "tiny4", "{abc: [food, automotive, food]}")
+    assert known["growth"] == pytest.approx(2 * FRACTURE / ALL)
+    passes = 2 * (HEAD + MATRICES) + 4 * 4 * 64 * 64
+    assert known["run_flops"] == pytest.approx((3 * passes + 2 * FRACTURE + 4 * FRACTURE) / passes - 1)
+
+
+def test_learning_again_after_a_mixture_trains_both_its_models():
+    _, tree = route("{kind: freeze, parts: [bottom]}", "tiny4", "sequential_ab", "stage.relearning_tokens=50_000")
+    (branch,) = tree.cells[0].branches
+    plan = next(s for s in tree.plan()["stage_list"] if s["id"] == branch.identity)
+    assert plan["parameters"] == 2 * ALL
+    assert plan["flops"] == 2 * plan["tokens"] * (6 * (HEAD + MATRICES) + 12 * 4 * 64 * 64)
+    need, routed = (stage_memory(tree.grid, "tiny4", Resources(), stage) for stage in (branch, branch.parent))
+    assert need.weights == need.gradients == need.optimizer // 2 == 4 * 2 * ALL
+    assert (routed.gradients, routed.optimizer) == (0, 0)
+    assert routed.weights < need.weights
+    assert tree.memory_of("tiny4") == need

@@ -4,10 +4,10 @@ import pytest
 import yaml
 
 from grid.driver import keys_of
+from grid.queue import Outcome, Queue
 from grid.results import Results
-from grid.search import Outcome, Queue
 from grid.spec import load_grid
-from grid.tree import Tree, needed_stages
+from grid.tree import Tree
 from lethe.training.job import Job
 from lethe.training.loop import run_stage
 from lethe.training.store import StageStore
@@ -61,10 +61,11 @@ def test_one_waits_while_another_cell_trains_what_it_reads(tmp_path):
     tree = Tree(load_grid(tmp_path / "g.yaml"))
     half, plain = (next(cell for cell in tree.cells if cell.intervention == label) for label in ("half", "none"))
     first = plain.stages[0].identity
-    queue = Queue([half], set(tree.stages) - {first}, running={"trial": plain})
-    assert plain.stages[1].identity in needed_stages(half)
+    queue = Queue([half, plain], set(tree.stages) - {first})
+    queue.waiting.remove(plain)
+    queue.begin("trial", plain)
+    assert plain.stages[1].identity in half.needed
     assert queue.next() is None
-    queue.done(plain, Outcome("finished"), None)
-    queue.running.clear()
+    queue.done("trial", Outcome("finished"), None)
     assert queue.next() is half
-    assert queue.lacks(half) == {half.stages[1].identity, *(branch.identity for branch in half.branches)}
+    assert set(queue.lacks(half)) == {half.stages[1].identity, *(branch.identity for branch in half.branches)}

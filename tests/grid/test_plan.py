@@ -7,7 +7,7 @@ import sys
 import pytest
 
 from grid.spec import Grid, load_grid
-from grid.tree import Tree, describe, memory_of, with_rooms
+from grid.tree import Tree, describe, with_rooms
 from lethe.devices import Room
 from lethe.model.cost import memory
 
@@ -25,8 +25,8 @@ def test_a_worker_needs_its_micro_batch_and_its_share_of_an_evaluation():
         "stage.evaluation.sequences=100",
     ]
     grid = load(*overrides)
-    assert memory_of(grid, "5m") == memory(grid.models["5m"], 32768, rows=16, precision="bf16", held_out=100)
-    assert memory_of(grid, "236m") == memory(
+    assert Tree(grid).memory_of("5m") == memory(grid.models["5m"], 32768, rows=16, precision="bf16", held_out=100)
+    assert Tree(grid).memory_of("236m") == memory(
         grid.models["236m"], 32768, rows=256 // 8, precision="bf16", held_out=13, gpu=True
     )
 
@@ -36,7 +36,9 @@ def test_the_plan_names_parameters_flops_and_every_part_of_the_memory():
     model = Tree(grid).plan()["models"]["236m"]
     assert model["parameters"] == 235_963_392
     assert model["flops_per_token"] == 1_616_904_192
-    assert model["memory"] == memory_of(grid, "236m")._asdict() | {"together": memory_of(grid, "236m").together}
+    assert model["memory"] == Tree(grid).memory_of("236m")._asdict() | {
+        "together": Tree(grid).memory_of("236m").together
+    }
     assert "236m: 235,963,392 parameters, 1,616,904,192 FLOPs a token" in describe(Tree(grid).plan())
 
 

@@ -105,6 +105,15 @@ def test_what_an_intervention_computes_takes_time():
     assert hours == pytest.approx([100 * (1 + 0.25 * 4 / 3), 100 * (1 + 4 / 3)])
 
 
+def test_a_mixture_takes_two_passes_to_evaluate_and_nothing_to_train():
+    axes = ["seeds=[0]", "interleaving_ratios=[0]", "baselines=[sequential_ab]", "stage.evaluation.marks=1"]
+    tree = Tree(load(*axes, "interventions={r: {kind: route}}", "stage.tokens=51_200"))
+    models = {"tiny": measured(tokens_per_second=512.0, seconds_per_evaluation=2.0, slots=1)}
+    # Two plain stages of 100 steps with 9 marks, and a mixture of the two with one.
+    seconds = 2 * (100 + 9 * 2) + 2 * 2
+    assert estimate(tree, tree.stages, models, None)["device_hours"] == pytest.approx(seconds / 3600)
+
+
 def test_finished_stages_cost_nothing():
     tree = Tree(load())
     models = {"tiny": measured(seconds_per_evaluation=1.0, slots=2)}

@@ -12,7 +12,17 @@ from grid.report import write_report
 from lethe.config import UserError
 
 sys.path.insert(0, str(Path(__file__).parent))
-from report_runs import COORDINATES, HOSTILE, Text, grid_rows, hostile_rows, many_rows, write_run  # noqa: E402
+from report_runs import (  # noqa: E402
+    COORDINATES,
+    HOSTILE,
+    STAGE_TOKENS,
+    Text,
+    drifting_rows,
+    grid_rows,
+    hostile_rows,
+    many_rows,
+    write_run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -104,7 +114,7 @@ def test_what_the_stages_recorded_stands_in_the_methods(tmp_path):
 def test_stages_of_several_seeds_are_one_branch_with_their_costs(page):
     text = Text(page).text
     assert "food (small): 150,016 tokens, 7.5 s at seed 0, part of 6 cells" in text
-    assert "pull samples +100% +25% +33% +50% added on top" in text
+    assert "pull samples +100 % +25 % +33 % +50 % added on top" in text
     assert "MFU, %" in text and "25.0 ±0.0" in text
 
 
@@ -119,6 +129,44 @@ def test_the_self_check_is_shown_where_it_is(run, tmp_path, page):
     text = Text(write_report(folder).read_text()).text
     assert "1 held, 1 failed, 0 undecided" in text and "✗ failed not so" in text and "0.500 [0.250, 0.750]" in text
     assert "<i>more</i> old text" in text
+
+
+def test_a_roll_back_is_explained_where_there_was_one(tmp_path, page):
+    rows, points = drifting_rows()
+    text = Text(write_report(write_run(tmp_path, rows, points=points)).read_text()).text
+    assert "are what was spent until the drift fired" in text and "A cross is where a seed passed its threshold" in text
+    first, last = (int(share * STAGE_TOKENS) for share in (0.6, 0.9))
+    told = (
+        f"cut fired at 2 of 2 seeds after {(first + last) / 2:,.0f} tokens ({first:,} to {last:,}), the threshold was"
+    )
+    assert f"{told} 0.65 nats" in text
+    assert "late trained whole to the end, where the drift was 1.00 nats, the threshold was 1.50 nats" in text
+    assert "watch trained whole to the end, where the drift was 1.00 nats." in text
+    watched = [(r, [p for p in points if p["cell"] == r["cell"]]) for r in rows if r["intervention"] != "cut"]
+    alone = write_run(tmp_path / "w", [r for r, _ in watched], points=[p for _, own in watched for p in own])
+    quiet = Text(write_report(alone).read_text()).text
+    assert "Drift. KL from the model of A" in quiet and "spent until" not in quiet and "A cross is" not in quiet
+    assert "Drift. KL" not in Text(page).text
+
+
+def test_of_several_corpora_the_table_says_which_was_forgotten(tmp_path):
+    rows = [r for r in many_rows(2) if r["baseline"] != "sequential_ba"]
+    text = Text(write_report(write_run(tmp_path / "one", rows)).read_text()).text
+    assert "forgotten corpus: food;" in text
+    third = {"learned_loss/air": 3.0, "final_loss/air": 3.0, "forgetting/automotive": 0.5}
+    rows = [r | third if r["baseline"] == "sequential_ab" else r for r in rows]
+    text = Text(write_report(write_run(tmp_path / "two", rows)).read_text()).text
+    assert "arm_0 food +0.000" in text and "arm_0 automotive +0.000" in text
+
+
+def test_the_price_stands_beside_what_an_arm_forgets(tmp_path):
+    rows, points = drifting_rows()
+    text = Text(write_report(write_run(tmp_path / "a", rows, points=points)).read_text()).text
+    assert "grows by, % FLOPs to train − plain's, %" in text and "FLOPs to run − plain's" not in text
+    assert "+0.000 ±0.000 +58 % +25 % late" in text and "+0.000 ±0.000 0 % 0 % watch" in text
+    alike = [r | {"growth": 0.5, "extra_flops": 0.0} if r["intervention"] != "none" else r for r in rows]
+    text = Text(write_report(write_run(tmp_path / "b", alike, points=points)).read_text()).text
+    assert "grows by, %: +50 %." in text and "FLOPs to train" not in text
 
 
 def test_probes_that_do_not_count_have_no_loss(page):

@@ -4,6 +4,7 @@ import base64
 import csv
 import io
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,21 @@ def texts(browser: Any, table: str, column: int) -> list[str]:
     return browser.execute_script(f"{script}.value ?? r.cells[arguments[1]].textContent.trim())", table, column)
 
 
+def drawn(browser: Any) -> list[int]:
+    """Marks in each plot, once all have some: they are drawn after the page is there. After 30 s as it is."""
+    for _ in range(60):
+        counts: list[int] = browser.execute_script(DRAWN)
+        if counts and min(counts) > 0:
+            break
+        time.sleep(0.5)
+    return counts
+
+
 def test_it_draws_everything_without_network_or_errors(page, tmp_path, browser, asked):
     hostile = write_report(write_run(tmp_path / "hostile", hostile_rows(), name=HOSTILE)).as_uri()
     for url in (page, hostile):
         browser.get(url)
-        counts = browser.execute_script(DRAWN)
+        counts = drawn(browser)
         assert len(counts) > 7 and min(counts) > 0
         assert "what was forgotten" in browser.title
         assert browser.get_log("browser") == []

@@ -11,6 +11,7 @@ from scipy import stats
 
 from grid.report import (
     cka_maps,
+    drift_curves,
     forgetting_by_ratio,
     forgetting_of_arms,
     learning_against_forgetting,
@@ -23,7 +24,7 @@ from grid.report.labels import place
 from grid.report.monitors import interval_over_arms, spearman
 
 sys.path.insert(0, str(Path(__file__).parent))
-from report_runs import LEARNED, STAGE_TOKENS, curve, grid_rows, many_rows  # noqa: E402
+from report_runs import LEARNED, STAGE_TOKENS, curve, drifting_rows, grid_rows, many_rows  # noqa: E402
 
 
 def traces(figure, **wanted) -> list:
@@ -88,6 +89,62 @@ def test_loss_curves_mark_the_switch_and_the_intervals(rows, curves):
     assert together.y[-1] == pytest.approx(np.mean(ends))
 
 
+def test_what_was_spent_is_thin_apart_from_the_curve_and_ends_in_a_cross():
+    rows, points = drifting_rows()
+    curves = pd.DataFrame(points)
+    figure = loss_curves(pd.DataFrame(rows), curves)
+    spent = traces(figure, name="cut", xaxis="x", mode="lines+markers")
+    whole = next(t for t in traces(figure, name="cut", xaxis="x", mode="lines") if t.fill is None)
+    assert [t.x[-1] - STAGE_TOKENS for t in spent] == [int(0.6 * STAGE_TOKENS), int(0.9 * STAGE_TOKENS)]
+    for seed, trace in enumerate(spent):
+        here = curves[(curves["cell"] == f"cut-{seed}") & (curves["name"] == "spent/loss/food")]
+        assert list(trace.y) == pytest.approx([*here["value"], here["value"].iloc[-1]])
+        assert trace.line.dash == "dot" and trace.line.width < whole.line.width
+        assert trace.line.color == whole.line.color
+        assert trace.marker.symbol == "x" and [bool(size) for size in trace.marker.size].index(True) == len(trace.x) - 1
+    assert max(whole.x) == 2 * STAGE_TOKENS
+    assert not traces(figure, name="watch", mode="lines+markers")
+
+
+def test_drift_is_drawn_to_where_each_seed_passed_its_threshold():
+    rows, points = drifting_rows()
+    figure = drift_curves(pd.DataFrame(rows), pd.DataFrame(points))
+    ends = [(t.x[-1], t.y[-1]) for t in traces(figure, name="cut", mode="lines+markers")]
+    assert ends == [(int(0.6 * STAGE_TOKENS), pytest.approx(0.6)), (int(0.9 * STAGE_TOKENS), pytest.approx(0.9))]
+    for name in ("watch", "late"):
+        (mean,) = [t for t in traces(figure, name=name) if t.fill is None]
+        assert list(mean.x)[-1] == STAGE_TOKENS and list(mean.y) == pytest.approx(np.arange(1, 11) / 10)
+    (low,) = [t for t in traces(figure, name="threshold of cut") if t.fill is None]
+    (shaded,) = [t for t in traces(figure, name="threshold of cut") if t.fill]
+    assert list(low.y) == pytest.approx([0.65, 0.65]) and low.line.dash == "dash"
+    assert (min(shaded.y), max(shaded.y)) == pytest.approx((0.5, 0.8))
+    assert not traces(figure, name="threshold of watch")
+    assert traces(figure, name="threshold of late")[0].y[0] < figure.layout.yaxis.range[1]
+
+
+def test_a_threshold_far_above_all_readings_does_not_press_them_flat():
+    rows, points = drifting_rows()
+    curves = pd.DataFrame(points)
+    curves.loc[curves["name"] == "drift_threshold", "value"] = 700.0
+    assert drift_curves(pd.DataFrame(rows), curves).layout.yaxis.range[1] < 1.2
+
+
+def test_each_later_stage_has_its_own_drift():
+    rows, points = drifting_rows()
+    curves = pd.DataFrame(points)
+    again = curves[curves["stage"] == 1].assign(stage=2)
+    again["tokens"] += STAGE_TOKENS
+    figure = drift_curves(pd.DataFrame(rows), pd.concat([curves[curves["stage"] < 2], again], ignore_index=True))
+    titles = [annotation.text for annotation in figure.layout.annotations]
+    assert titles == ["sequential_ab, small, stage 2", "sequential_ab, small, stage 3"]
+    first, second = (traces(figure, name="cut", mode="lines+markers", xaxis=x) for x in ("x", "x2"))
+    assert [list(t.x) for t in first] == [list(t.x) for t in second]
+
+
+def test_nothing_is_drawn_where_no_gauge_was_read(rows, curves):
+    assert not drift_curves(pd.DataFrame(rows), curves).data
+
+
 def test_of_many_arms_only_the_leading_ones_are_drawn_at_first():
     results = many_rows()
     figure = loss_curves(pd.DataFrame(results), pd.DataFrame([point for r in results for point in curve(r)]))
@@ -119,6 +176,12 @@ def test_learning_against_forgetting_is_paired_with_plain_training():
     assert len(family.x) == 3
     names = {annotation.text for annotation in figure.layout.annotations}
     assert {"plain", "l2_sp", "interleaving 5 %", "l2_sp + interleaving 25 %"} <= names
+
+
+def test_a_name_says_what_its_arm_grows():
+    rows, _ = drifting_rows()
+    names = {annotation.text for annotation in learning_against_forgetting(pd.DataFrame(rows)).layout.annotations}
+    assert {"cut +58 %", "watch", "plain", "interleaving 25 %"} <= names
 
 
 def test_names_of_points_do_not_cover_each_other():

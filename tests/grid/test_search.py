@@ -3,10 +3,9 @@
 import pytest
 
 from grid.cells import Cell
-from grid.progress import Progress
-from grid.search import Outcome, Queue, order
+from grid.queue import Outcome, Queue
 from grid.spec import load_grid
-from grid.tree import Tree, needed_stages
+from grid.tree import Tree
 
 
 @pytest.fixture
@@ -15,18 +14,19 @@ def tree() -> Tree:
 
 
 def queue_of(tree: Tree, finished: tuple[str, ...] = ()) -> Queue:
-    return Queue(order(tree, tree.cells), set(tree.stages) - set(finished))
+    return Queue(tree.cells, set(tree.stages) - set(finished))
 
 
 def begin(queue: Queue, trial: str) -> Cell:
     cell = queue.next()
     assert cell is not None
-    queue.running[trial] = cell
+    queue.begin(trial, cell)
     return cell
 
 
 def test_the_first_cells_share_no_stage_and_the_longest_go_first(tree):
-    first = order(tree, tree.cells)[:6]
+    queue = queue_of(tree)
+    first = [begin(queue, str(i)) for i in range(6)]
     assert len({cell.stages[0].identity for cell in first}) == 6
     lengths = [sum(stage.steps for stage in cell.stages) for cell in first]
     assert lengths == sorted(lengths, reverse=True)
@@ -37,11 +37,11 @@ def test_a_cell_is_held_back_only_while_another_trains_a_stage_it_needs(tree):
     roots = [begin(queue, str(i)).stages[0].identity for i in range(6)]
     assert len(set(roots)) == 6
     assert queue.next() is None, "every other cell needs a stage that is being trained"
-    done = queue.running.pop("0")
-    queue.done(done, Outcome("finished"), None)
+    done = queue.running["0"]
+    queue.done("0", Outcome("finished"), None)
     sibling = begin(queue, "6")
     assert sibling.stages[0].identity == done.stages[0].identity
-    assert queue.lacks(sibling) == {sibling.stages[1].identity}
+    assert queue.lacks(sibling) == {sibling.stages[1].identity: sibling.stages[1].steps}
     assert begin(queue, "7").stages[0].identity == done.stages[0].identity, "two children of a finished root may run"
     assert queue.next() is None
 
@@ -52,11 +52,9 @@ def test_every_stage_is_trained_by_one_cell_whatever_the_order_of_endings(tree):
     while queue.waiting or queue.running:
         while (cell := queue.next()) is not None:
             trained += sorted(queue.lacks(cell))
-            queue.running[str(trial := trial + 1)] = cell
-        last = max(queue.running, key=int)
-        queue.done(queue.running.pop(last), Outcome("finished"), None)
+            queue.begin(str(trial := trial + 1), cell)
+        queue.done(max(queue.running, key=int), Outcome("finished"), None)
     assert len(trained) == len(set(trained)) == 18
-    assert len(queue.outcomes) == 14
     assert not queue.missing
 
 
@@ -64,9 +62,8 @@ def test_a_stage_that_cannot_be_trained_takes_only_its_cells_along(tree):
     queue = queue_of(tree)
     cell = begin(queue, "0")
     root = cell.stages[0].identity
-    queue.running.pop("0")
-    settled = queue.done(cell, Outcome("diverged", "why"), root)
-    assert set(settled) == {other.name for other in tree.cells if root in needed_stages(other)}
+    settled = queue.done("0", Outcome("diverged", "why"), root)
+    assert set(settled) == {other.name for other in tree.cells if root in other.needed}
     assert len(settled) == 3
     assert {outcome.reason for outcome in settled.values()} == {"why"}
     assert len(queue.waiting) == 11
@@ -75,22 +72,50 @@ def test_a_stage_that_cannot_be_trained_takes_only_its_cells_along(tree):
 def test_a_lost_process_takes_no_other_cell_along(tree):
     queue = queue_of(tree)
     cell = begin(queue, "0")
-    queue.running.pop("0")
-    assert queue.done(cell, Outcome("failed", "killed"), None) == {cell.name: Outcome("failed", "killed")}
+    assert queue.done("0", Outcome("failed", "killed"), None) == {cell.name: Outcome("failed", "killed")}
     begun = [begin(queue, str(trial)) for trial in range(1, 7)]
     assert [other for other in begun if cell.stages[0].identity in queue.lacks(other)], "nobody trains its root again"
 
 
-def test_progress_counts_what_is_left(tree, capsys, monkeypatch):
-    clock = iter(range(0, 10_000, 10))
-    monkeypatch.setattr("grid.progress.time.monotonic", lambda: float(next(clock)))
-    cells = tree.cells[:2]
-    missing = {identity for cell in cells for identity in needed_stages(cell)}
-    progress = Progress(tree, cells, missing)
-    stage = cells[0].stages[0]
-    progress.evaluated(cells[0].name, {"stage": stage.identity, "step": stage.steps, "values": {"loss/food": 2.5}})
-    progress.settled(cells[0].name, "finished", None)
-    first, second = capsys.readouterr().out.splitlines()
-    assert f"0/2 cells  {cells[0].name} stage 1: step {stage.steps}/{stage.steps}, food 2.50" in first
-    assert f"1/2 cells  {cells[0].name} finished" in second
-    assert "left" in second
+def test_who_waits_for_a_stage_starts_when_it_is_trained_not_when_its_cell_ends(tree):
+    queue = queue_of(tree)
+    roots = {begin(queue, str(i)).stages[0].identity for i in range(6)}
+    assert queue.next() is None
+    root = queue.running["0"].stages[0].identity
+    queue.trained(root)
+    assert root in roots
+    assert begin(queue, "6").stages[0].identity == root
+    assert queue.running["0"].stages[0].identity == root, "the cell that trained it goes on"
+
+
+def test_the_cell_with_most_steps_ahead_starts_first(tree):
+    finished = tuple(stage.identity for cell in tree.cells for stage in cell.stages[:1] if len(cell.stages) > 1)
+    queue = queue_of(tree, finished)
+    ahead = [sum(queue.lacks(begin(queue, str(i))).values()) for i in range(len(tree.cells))]
+    assert ahead == sorted(ahead, reverse=True)
+    assert len(set(ahead)) > 1
+
+
+def test_what_is_lost_waits_again_but_not_for_ever(tree):
+    queue = queue_of(tree)
+    cell = begin(queue, "0")
+    for trial in range(2):
+        assert queue.lost(str(trial), "killed") == {}
+        queue.waiting.remove(cell)
+        queue.begin(str(trial + 1), cell)
+    assert queue.lost("2", "killed") == {cell.name: Outcome("failed", "killed")}
+    assert cell not in queue.waiting
+    assert not queue.running
+
+
+def test_what_got_further_each_time_is_tried_again(tree):
+    queue = queue_of(tree)
+    cell = begin(queue, "0")
+    first, second = (stage.identity for stage in cell.stages)
+    for trial, (stage, step) in enumerate([(first, 0), (first, 100), (first, 100), (second, 0), (second, 0)]):
+        queue.reached(str(trial), stage, step)
+        assert queue.lost(str(trial), "killed") == {}
+        queue.waiting.remove(cell)
+        queue.begin(str(trial + 1), cell)
+    queue.reached("5", second, 0)
+    assert queue.lost("5", "killed") == {cell.name: Outcome("failed", "killed")}

@@ -16,7 +16,8 @@ from grid.self_check_stages import Arms, train, with_shuffled
 from grid.spec import Grid, load_grid
 from lethe.config import CONFIGS, UserError
 from lethe.evaluation.history import History, StageCurve
-from lethe.tokens.shards import TokenData, read_meta
+from lethe.tokens.meta import read_meta
+from lethe.tokens.shards import TokenData
 from lethe.training.job import Job
 from lethe.training.loop import run_stage
 from lethe.training.store import StageStore

@@ -1,15 +1,20 @@
 """What a cell leaves in a real MLflow store, and that writing it twice changes nothing."""
 
+import socket
+import time
 from pathlib import Path
 
+import mlflow
 import pyarrow as pa
+import pytest
 import yaml
 from mlflow import MlflowClient
 
 from grid.results import CELL_CURVE
 from grid.spec import load_grid
-from grid.tracking import Tracker
+from grid.tracking import COORDINATES, TAGS, Tracker
 from grid.tree import Tree
+from lethe.config import UserError
 
 GRID = {
     "corpora": ["food", "automotive"],
@@ -46,7 +51,9 @@ def test_a_cell_is_one_run_with_the_curves_that_are_shown(tmp_path: Path):
     row |= {"stage_key": "k", "needs": None, "budget": None, "tokens": 51_200.0, f"probe_counts/{GROUP}": 1.0}
     uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for _ in range(2):
-        Tracker(uri, grid, "a plan").log(cell, row, pa.Table.from_pylist(points, schema=CELL_CURVE))
+        tracker = Tracker(uri, grid, "a plan", {"food": "f" * 64})
+        tracker.log(cell, row, pa.Table.from_pylist(points, schema=CELL_CURVE))
+        assert tracker.close(60) is None
 
     client = MlflowClient(uri)
     (run,) = client.search_runs([client.get_experiment_by_name(grid.name).experiment_id])
@@ -55,3 +62,86 @@ def test_a_cell_is_one_run_with_the_curves_that_are_shown(tmp_path: Path):
     for name, values in shown.items():
         history = client.get_metric_history(run.info.run_id, name)
         assert [(point.step, point.value) for point in history] == list(zip((0, 25_600), values, strict=True))
+    assert [(data.dataset.name, data.dataset.digest) for data in run.inputs.dataset_inputs] == [("food", "f" * 36)]
+    assert {name: run.data.tags[name] for name in ("lethe.stage_key", "lethe.status")} == {
+        "lethe.stage_key": "k",
+        "lethe.status": "finished",
+    }
+    assert run.data.tags["lethe.version.mlflow"] == mlflow.__version__
+    assert run.data.params == {name: str(row[name]) for name in COORDINATES}
+
+
+def test_a_run_whose_answer_was_lost_is_not_doubled(tmp_path: Path):
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
+    grid, uri = load_grid(tmp_path / "g.yaml"), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    (cell,) = Tree(grid).cells
+    tracker, client = Tracker(uri, grid, "a plan", {}), MlflowClient(uri)
+    for _ in range(2):  # both were made, and the answer to the first came too late
+        client.create_run(tracker.experiment, run_name=cell.name, tags={"lethe.cell": cell.name})
+    row = dict.fromkeys((*COORDINATES, *TAGS)) | {"status": "finished", "final_loss/food": 4.0, "reason": "x" * 10_000}
+    tracker.log(cell, row, None)
+    assert tracker.close(60) is None
+    (run,) = client.search_runs([tracker.experiment])
+    assert run.data.metrics == {"final_loss/food": 4.0}
+    assert run.data.tags["lethe.reason"] == "x" * 5_000
+
+
+def test_a_cell_that_is_trained_is_followed_and_ends_with_each_point_once(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr("grid.tracking.LIVE_EVERY", -1)
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
+    grid, uri = load_grid(tmp_path / "g.yaml"), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    (cell,) = Tree(grid).cells
+    row = dict.fromkeys((*COORDINATES, *TAGS))
+    point = {"cell": cell.name, "stage": 0, "seconds": 1.0, "name": "loss/food"}
+    curve = [point | {"step": i, "tokens": i * 512, "value": 8.0 - i} for i in range(4)]
+    client = MlflowClient(uri)
+    for known in (1, 3, 4):  # the driver is lost after 3, and another one begins
+        if known != 3:
+            tracker = Tracker(uri, grid, "a plan", {})
+        table = pa.Table.from_pylist(curve[:known], schema=CELL_CURVE)
+        if known < 4:
+            tracker.follow(cell, lambda table=table: (row | {"status": "running", "growth": 0.0}, table))
+        else:
+            tracker.log(cell, row | {"status": "finished", "final_loss/food": 5.0, "tokens": 1536}, table)
+        while tracker.outbox.letters:
+            time.sleep(0.05)
+        (run,) = client.search_runs([tracker.experiment])
+        assert run.info.status == ("RUNNING" if known < 4 else "FINISHED")
+        history = client.get_metric_history(run.info.run_id, "loss/food")
+        assert [(p.step, p.value) for p in history] == [(p["tokens"], p["value"]) for p in curve[:known]]
+    assert tracker.close(60) is None
+    assert run.data.metrics == {"loss/food": 5.0, "final_loss/food": 5.0, "tokens": 1536}
+
+
+def test_a_store_that_cannot_be_used_is_refused_at_once_without_its_password(tmp_path: Path):
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
+    grid = load_grid(tmp_path / "g.yaml")
+    (tmp_path / "text.db").write_text("no database")
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        port = closed.getsockname()[1]
+    for uri in (f"http://me:secret@127.0.0.1:{port}", f"sqlite:///{tmp_path / 'text.db'}", "quux://me:secret@there"):
+        with pytest.raises(UserError, match="tracking URI: found .*allowed: sqlite") as error:
+            Tracker(uri, grid, "a plan", {})
+        assert "secret" not in str(error.value)
+
+
+def test_a_deleted_experiment_is_named(tmp_path: Path):
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
+    grid, uri = load_grid(tmp_path / "g.yaml"), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    MlflowClient(uri).delete_experiment(Tracker(uri, grid, "a plan", {}).experiment)
+    with pytest.raises(UserError, match="is deleted; allowed: .* name=ANOTHER"):
+        Tracker(uri, grid, "a plan", {})
+
+
+def test_the_plan_of_a_great_grid_is_noted_as_far_as_a_note_goes(tmp_path: Path):
+    (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
+    grid, uri = load_grid(tmp_path / "g.yaml"), f"sqlite:///{tmp_path / 'mlflow.db'}"
+    plan = "\n".join(f"stage {i} of a plan" for i in range(5000))
+    for description in ("a plan", plan):
+        Tracker(uri, grid, description, {})
+        found = MlflowClient(uri).get_experiment_by_name(grid.name).tags["mlflow.note.content"]
+        lines = found.removeprefix("```\n").removesuffix("\n```").splitlines()
+        assert description.startswith("\n".join(lines[:-1] if description is plan else lines))
+    assert lines[-1] == f"... and {5000 - len(lines) + 1} lines more: plan.json has all"
+    assert len(lines) > 500

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -56,6 +57,16 @@ class Lab:
 
     def weights(self, stage: Stage) -> dict[str, torch.Tensor]:
         return self.model(stage).state_dict()
+
+    def held_out(self, corpus: str = "food") -> torch.Tensor:
+        """Ids of eight rows that nothing trains on: int64 [8, 32]."""
+        return torch.from_numpy(self.data.split(corpus, "val").read(np.arange(8), 32))[:, :-1]
+
+    @staticmethod
+    @torch.no_grad()
+    def logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = model(ids)
+        return logits
 
     def loss(self, stage: Stage, corpus: str, where: int = -1) -> float:
         job = self.run(stage)

@@ -8,9 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
 
-from grid.costs import growth_of
 from lethe.config import UserError
 from lethe.export import check_llama
 from lethe.interventions import InterventionConfig
@@ -24,17 +22,8 @@ ARMS: dict[str, dict[str, Any]] = {
     "lora": {"rank": 4},
     "units": {"growth": "units", "embedding": "needed"},
     "no embedding": {"rank": 2, "embedding": "none"},
+    "clone": {"growth": "clone", "parts": ["ffn", "bottom"], "prior": 0.5},
 }
-
-
-def held_out(lab: Any, corpus: str = "food") -> torch.Tensor:
-    split = lab.data.split(corpus, "val")
-    return torch.from_numpy(split.read(np.arange(8), 32))[:, :-1]
-
-
-def logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
-    with torch.no_grad():
-        return model(ids)
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -48,7 +37,7 @@ def test_at_the_cut_it_is_the_model_of_a(lab, arm):
     assert at_the_cut.router is not None
     for scale in (-1, 0, 2):  # other gates
         at_the_cut.router.log_ratio.mul_(scale)
-        assert torch.equal(logits(at_the_cut, held_out(lab)), logits(lab.model(lab.food), held_out(lab)))
+        assert torch.equal(lab.logits(at_the_cut, lab.held_out()), lab.logits(lab.model(lab.food), lab.held_out()))
 
 
 @pytest.mark.parametrize("arm", ARMS)
@@ -58,11 +47,11 @@ def test_after_training_the_trunk_has_the_bits_of_its_parent_and_behind_the_gate
     trunk = model.trunk.state_dict()
     assert trunk.keys() == parent.state_dict().keys()
     assert all(torch.equal(tensor, trunk[name]) for name, tensor in parent.state_dict().items())
-    ids, expected = held_out(lab, "automotive"), logits(parent, held_out(lab, "automotive"))
-    assert (logits(model, ids) - expected).abs().max() > 0.5
+    ids, expected = lab.held_out("automotive"), lab.logits(parent, lab.held_out("automotive"))
+    assert (lab.logits(model, ids) - expected).abs().max() > 0.5
     assert model.router is not None
     model.router.log_ratio.fill_(-1e9)
-    assert torch.equal(logits(model, ids), expected)
+    assert torch.equal(lab.logits(model, ids), expected)
 
 
 def test_in_training_no_bit_of_the_trunk_moves(lab):
@@ -77,8 +66,17 @@ def test_in_training_no_bit_of_the_trunk_moves(lab):
 
 def test_rate_0_is_the_model_of_a(lab):
     frozen = lab.after_food("fracture", rate=0)
-    assert torch.equal(logits(lab.model(frozen), held_out(lab)), logits(lab.model(lab.food), held_out(lab)))
+    assert torch.equal(lab.logits(lab.model(frozen), lab.held_out()), lab.logits(lab.model(lab.food), lab.held_out()))
     assert lab.loss(frozen, "food") == lab.loss(lab.food, "food")
+
+
+def test_the_teacher_of_its_self_samples_is_its_own_trunk_and_stays_the_model_of_a(lab):
+    training = Training(lab.job(lab.after_food("fracture", {"seed": 7}, rank=4, self_rows=0.5)), Worker())
+    for _ in range(3):
+        training.train_step()
+    teacher = training.intervention.beside.teacher
+    assert teacher is training.model.trunk
+    assert torch.equal(lab.logits(teacher, lab.held_out()), lab.logits(lab.model(lab.food), lab.held_out()))
 
 
 def test_without_the_router_it_forgets(lab):
@@ -114,14 +112,17 @@ def test_loaded_it_gives_the_logits_it_ended_with(lab, own_lab, arm):
     training = Training(own_lab.job(stage), Worker())
     list(training.run())
     for corpus in ("food", "automotive"):
-        ids = held_out(own_lab, corpus)
-        assert torch.equal(logits(own_lab.model(stage), ids), logits(training.model, ids))
+        ids = own_lab.held_out(corpus)
+        assert torch.equal(lab.logits(own_lab.model(stage), ids), lab.logits(training.model, ids))
 
 
-@pytest.mark.parametrize("growth", [{}, {"growth": "units", "width": 0.5}, {"rank": 3, "embedding": "none"}])
+@pytest.mark.parametrize(
+    "growth",
+    [{}, {"growth": "units", "width": 0.5}, {"rank": 3, "embedding": "none"}, {"growth": "clone"}, ARMS["clone"]],
+)
 def test_its_growth_is_that_of_the_weights(lab, growth):
     stage = lab.after_food("fracture", **growth)
-    planned = growth_of(stage.intervention, stage.model, lab.data.vocab_size)
+    planned = stage.intervention.growth(stage.model, lab.data.vocab_size)
     before = sum(p.numel() for p in lab.model(lab.food).parameters())
     assert sum(p.numel() for p in lab.model(stage).parameters()) == before + planned.weights
     assert planned.frozen
@@ -158,7 +159,7 @@ def test_a_third_stage_fractures_the_fractured_one(lab):
     assert lab.loss(third, "food", where=0) == lab.loss(second, "food")
     assert all(torch.equal(tensor, model.trunk.state_dict()[name]) for name, tensor in trunk.items())
     assert not any(name.startswith("trunk.") for name in lab.store.weights(lab.run(third).key))
-    planned = [growth_of(s.intervention, s.model, lab.data.vocab_size).weights for s in third.sequence]
+    planned = [s.intervention.growth(s.model, lab.data.vocab_size).weights for s in third.sequence]
     unneeded = (lab.data.vocab_size - len(model.embedding.rows)) * 32
     count = sum(p.numel() for p in model.parameters())
     assert count == sum(p.numel() for p in lab.model(lab.food).parameters()) + sum(planned) - unneeded
@@ -196,7 +197,10 @@ def test_the_model_written_out_cannot_be_fractured(own_lab):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"growth": "clone"}, "growth: found 'clone'; allowed: .*'lora' or 'units'"),
+        ({"growth": "copy"}, "growth: found 'copy'; allowed: .*'lora', 'units' or 'clone'"),
+        ({"parts": ["ffn"]}, "parts: found .*; allowed: nothing with growth: lora, where it does not act"),
+        ({"growth": "clone", "parts": ["embedding"]}, "parts.0: found 'embedding'; allowed: .*'bottom', 'top'"),
+        ({"router": "none", "prior": 1}, "prior: found 1.*; allowed: nothing with router: none"),
         ({"rank": 0}, "rank: found 0; allowed: .*greater than 0"),
         ({"growth": "units", "rank": 4}, "rank: found 4; allowed: nothing with growth: units, where it does not act"),
         ({"width": 0.5}, "width: found 0.5; allowed: nothing with growth: lora, where it does not act"),
@@ -204,7 +208,9 @@ def test_the_model_written_out_cannot_be_fractured(own_lab):
         ({"router": "none", "sharpness": 1}, "sharpness: found 1.*; allowed: nothing with router: none"),
         ({"gamma": 1.5}, "gamma: found 1.5; allowed: .*less than or equal to 1"),
         ({"rate": -1}, "rate: found -1; allowed: .*greater than or equal to 0"),
-        ({"trigger": "drift"}, "unknown field 'trigger'; allowed: kind, growth, rank, "),
+        ({"threshold": 2}, "threshold: found 2.*; allowed: nothing with trigger: none, where it does not act"),
+        ({"trigger": "shift"}, "trigger: found 'shift'; allowed: .*'none' or 'drift'"),
+        ({"depth": 2}, "unknown field 'depth'; allowed: kind, growth, rank, "),
     ],
 )
 def test_wrong_parameters_are_refused(wrong, message):

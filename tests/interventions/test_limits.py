@@ -23,7 +23,9 @@ OFF: list[Arm] = [
     ("lr", {"scale": 1}),
     ("lr", {"scale": 1, "warmup": 0.05}),
     ("none", {}),
+    ("partition", {"share": 0, "width": 0}),
     ("replay_self", {"weight": 0}),
+    ("watch", {}),
 ]
 FULL: list[Arm] = [
     ("average", {"share": 1}),
@@ -43,11 +45,14 @@ BETWEEN: list[Arm] = [
     ("ewc", {"strength": 100, "sequences": 16}),
     ("fracture", {"rank": 4}),
     ("fracture", {"growth": "units", "embedding": "needed"}),
+    ("fracture", {"growth": "clone", "rate": 1, "self_rows": 0.5}),
+    ("fracture", {"rank": 4, "trigger": "drift"}),
     ("freeze", {"parts": ["bottom", "norms"]}),
     ("gpm", {"share": 0.9, "sequences": 16}),
     ("l2_sp", {"strength": 10}),
     ("lora", {"rank": 4}),
     ("lr", {"scale": 0.3, "warmup": 0.2}),
+    ("partition", {"sequences": 16}),
     ("rebuild", {"sequences": 16}),
     ("rebuild", {"of": {"kind": "fracture", "rank": 4}, "sequences": 16}),
     ("replay_self", {"sequences": 16}),
@@ -63,11 +68,11 @@ def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
 
 
 def test_every_kind_has_its_limits_tested():
-    """Another end than the model of A has a test of its own: distill, replay_self; `own` have both."""
+    """Another end than the model of A has a test of its own: distill, partition, replay_self; `own` have both."""
     own = {"fracture", "prior", "rebuild", "route"}
     assert {kind for kind, _ in OFF} == set(kinds()) - {"lora"} - own
-    assert {kind for kind, _ in FULL} == set(kinds()) - {"none", "distill", "replay_self"} - own
-    assert {kind for kind, _ in BETWEEN} == set(kinds()) - {"none", "average", "prior", "route"}
+    assert {kind for kind, _ in FULL} == set(kinds()) - {"none", "distill", "partition", "replay_self", "watch"} - own
+    assert {kind for kind, _ in BETWEEN} == set(kinds()) - {"none", "average", "prior", "route", "watch"}
 
 
 @pytest.mark.parametrize(("kind", "parameters"), OFF, **names(OFF))
@@ -88,7 +93,10 @@ def test_full_it_is_the_model_of_a(lab, kind, parameters):
         assert lab.loss(full, "food") == lab.loss(lab.food, "food")
 
 
-@pytest.mark.parametrize(("kind", "parameters"), BETWEEN, **names(BETWEEN))
+HELPS = [arm for arm in BETWEEN if arm[0] != "partition"]  # the null hypothesis: nothing is said of what it forgets
+
+
+@pytest.mark.parametrize(("kind", "parameters"), HELPS, **names(HELPS))
 def test_between_it_forgets_less_than_plain_training_and_learns(lab, kind, parameters):
     between, plain = lab.after_food(kind, **parameters), lab.after_food()
     assert lab.loss(between, "food") < lab.loss(plain, "food")

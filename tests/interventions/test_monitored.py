@@ -15,7 +15,9 @@ def watched(lab: Any, stage: Any) -> Job:
     return replace(job, evaluation=job.evaluation.model_copy(update={"monitors": True}))
 
 
-@pytest.mark.parametrize("kind", [{}, {"kind": "distill", "on": "self_samples"}, {"kind": "average", "share": 0.5}])
+@pytest.mark.parametrize(
+    "kind", [{}, {"kind": "distill", "on": "self_samples"}, {"kind": "average", "share": 0.5}, {"kind": "partition"}]
+)
 def test_watching_changes_no_weight_and_is_measured_at_every_mark(own_lab: Any, kind: dict[str, Any]) -> None:
     stage = own_lab.after_food(**kind)
     plain = own_lab.weights(stage)

@@ -15,10 +15,13 @@ ARMS = [
     ("replay_self", {"sequences": 16, "rows": 0.125}),
     ("ewc", {"strength": 100, "sequences": 4}),
     ("fracture", {"rank": 2}),
+    ("fracture", {"rank": 2, "self_rows": 0.375}),
+    ("fracture", {"rank": 2, "trigger": "drift"}),
     ("freeze", {"parts": ["all"]}),
     ("gpm", {"share": 0.9, "sequences": 4}),
     ("lora", {"rank": 2}),
     ("ema", {"decay": 0.9}),
+    ("partition", {"sequences": 4}),
     ("average", {"share": 0.5}),
     ("route", {}),
     ("route", {"router": "naive_bayes"}),
@@ -32,6 +35,8 @@ def two_ranks(lab, toy_tokens, tmp_path_factory):
     lab = type(lab)(tmp_path_factory.mktemp("ranks"), toy_tokens)
     lab.run(lab.food)
     stages = [stage(lab, *arm) for arm in ARMS]
+    controls = [control for each in stages if each.intervention.kind == "fracture" for control in each.reads]
+    stages = controls + stages
     job = lab.job(lab.food)
     run = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
     run += [str(Path(__file__).with_name("ranks.py")), str(lab.store.root), str(toy_tokens.root)]

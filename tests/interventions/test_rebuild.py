@@ -3,7 +3,6 @@
 import pytest
 import torch
 
-from grid.costs import cost_of
 from lethe.interventions import InterventionConfig
 from lethe.interventions.interface import Cost
 from lethe.model.transformer import TorchTransformer
@@ -58,7 +57,7 @@ def test_a_rebuilt_stage_can_be_gone_on_from(lab):
     ],
 )
 def test_what_it_costs(parameters, expected):
-    assert cost_of(InterventionConfig(kind="rebuild", **parameters)) == expected
+    assert InterventionConfig(kind="rebuild", **parameters).cost() == expected
 
 
 def test_what_grows_nothing_cannot_be_rebuilt():

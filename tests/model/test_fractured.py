@@ -13,7 +13,17 @@ from torch import Tensor, nn
 from lethe.config import UserError
 from lethe.model.build import build_model, initialise
 from lethe.model.config import ModelConfig
-from lethe.model.fractured import EmbeddingDelta, Fractured, GatedCache, Router, cacheable, transformer_in
+from lethe.model.fractured import (
+    EmbeddingDelta,
+    Fractured,
+    GatedCache,
+    Router,
+    cacheable,
+    clones_beside,
+    low_rank_beside,
+    transformer_in,
+    units_beside,
+)
 from lethe.model.generate import generate, sample_rows
 from lethe.model.shifted import Shifted
 
@@ -25,6 +35,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "lora, some rows": {"rank": 4, "rows": 7},
     "units, no embedding": {"units": 10, "rows": 0},
     "lora, no router": {"rank": 4, "router": False},
+    "clone": {"clone": ".ffn."},
 }
 
 
@@ -34,12 +45,21 @@ def plain(implementation: str = "torch") -> nn.Module:
     return model
 
 
-def cut(trunk: nn.Module, rows: int = VOCAB, router: bool = True, seed: int = 1, **grows: int) -> Fractured:
-    """A fracture of `trunk` as it is at the cut, its log-ratios drawn."""
+def cut(
+    trunk: nn.Module,
+    rows: int = VOCAB,
+    router: bool = True,
+    seed: int = 1,
+    rank: int = 0,
+    units: int = 0,
+    clone: str = "",
+) -> Fractured:
+    """A fracture of `trunk` as it is at the cut, its log-ratios drawn; `clone` is in the names of what is cloned."""
+    grow = low_rank_beside(rank) if rank else units_beside(units) if units else clones_beside(lambda n: clone in n)
     torch.manual_seed(seed)
     chosen = None if rows == VOCAB else torch.randperm(VOCAB)[:rows].sort().values
     embedding = EmbeddingDelta(transformer_in(trunk).embedding.weight, chosen) if rows else None
-    return Fractured(trunk, embedding, Router(torch.randn(VOCAB), 0.9, 0.5) if router else None, **grows, seed=0)
+    return Fractured(trunk, embedding, Router(torch.randn(VOCAB), 0.9, 0.5, 0) if router else None, grow, 0)
 
 
 def trained(model: Fractured) -> Fractured:
@@ -65,6 +85,15 @@ def test_at_the_cut_the_logits_are_the_trunks_whatever_the_gate(shape):
     expected = logits(plain(), some_ids())
     for seed in range(3):
         assert torch.equal(logits(cut(plain(), seed=seed, **SHAPES[shape]), some_ids()), expected)
+
+
+def test_a_clone_behind_an_open_gate_is_the_sum_of_both_matrices():
+    model, copy = trained(cut(plain(), rows=0, router=False, clone=".")), plain()
+    with torch.no_grad():
+        for name, module in copy.blocks.named_modules(prefix="blocks"):
+            if isinstance(module, nn.Linear):
+                module.weight += model.parts[name.replace(".", "_")].delta
+    torch.testing.assert_close(logits(model, some_ids()), logits(copy, some_ids()), atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("shape", [shape for shape in SHAPES if "no router" not in shape])
@@ -117,16 +146,18 @@ def test_chosen_rows_are_a_delta_that_is_0_elsewhere():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(1, 40), st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.floats(0.1, 3), st.integers(0, 9))
-def test_the_gate_is_the_recursion(tokens: int, gamma: float, sharpness: float, seed: int) -> None:
+@given(
+    st.integers(1, 40), st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.floats(0.1, 3), st.floats(-2, 2), st.integers(0, 9)
+)
+def test_the_gate_is_the_recursion(tokens: int, gamma: float, sharpness: float, prior: float, seed: int) -> None:
     ratios = torch.randn(VOCAB, generator=torch.Generator().manual_seed(seed))
     ids = some_ids(2, tokens, seed)
-    gate, last = Router(ratios, gamma, sharpness)(ids)
+    gate, last = Router(ratios, gamma, sharpness, prior)(ids)
     for row, found, at_end in zip(ids.numpy(), gate[..., 0].numpy(), last.numpy(), strict=True):
         s = np.float64(0)
         for token, g in zip(row, found, strict=True):
             s = gamma * s + ratios.numpy()[token]
-            assert g == pytest.approx(1 / (1 + np.exp(-sharpness * s)), abs=1e-5)
+            assert g == pytest.approx(1 / (1 + np.exp(-prior - sharpness * s)), abs=1e-5)
         assert at_end == pytest.approx(s, abs=1e-4)
 
 
@@ -211,7 +242,7 @@ def test_it_compiles_into_one_graph():
 
 
 def test_another_trunk_than_one_transformer_is_refused():
-    with pytest.raises(UserError, match="found a model of 0 transformers of implementation torch .*; allowed: one"):
+    with pytest.raises(UserError, match="found a model of 0 transformers of implementation torch, .*; allowed: one"):
         cut(plain("fundamentals"), rank=4)
     with pytest.raises(UserError, match="found a model of 2 "):
         cut(nn.ModuleList([plain(), plain()]), rank=4)

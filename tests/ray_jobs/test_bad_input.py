@@ -49,7 +49,10 @@ def refused(storage: Path, *overrides: str, text: str | None = None, config: Pat
             "baselines: found 'sequental_ab'; allowed: sequential_ab, sequential_ba, combined",
         ),
         (["models=[tinny]"], "models: found 'tinny' (did you mean 'tiny'?); allowed: 110m, "),
-        (["corpora=[foood, automotive]"], "corpora: found 'foood' (did you mean 'food'?); allowed: automotive, food"),
+        (
+            ["corpora=[foood, automotive]"],
+            "corpora: found 'foood' (did you mean 'food'?); allowed: automotive, fiction, food",
+        ),
         (["interleaving_ratios=[1.5]"], "interleaving_ratios[0]: found 1.5; allowed: should be less than 1"),
         (
             ["interleaving_ratios=[-0.1]"],
@@ -96,6 +99,15 @@ def test_sources_that_hold_nothing_usable(tmp_path):
     message = refused(tmp_path, "source=typed")
     assert "text" in message
     assert "int64" in message
+
+
+@pytest.mark.ray
+def test_more_than_the_cluster_has_is_told_before_any_data_are_made(tmp_path):
+    message = refused(tmp_path, "resources.toy.gpus=64")
+    assert "resources of model toy: found 1 workers with 1 CPU each" not in message
+    assert "resources of model toy: found 1 workers with 64 GPU each; allowed: at most " in message
+    assert "or autoscaled: true" in message
+    assert not (tmp_path / "data").exists()
 
 
 @pytest.fixture(scope="module")

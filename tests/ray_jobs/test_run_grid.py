@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -16,37 +17,33 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+import grid  # noqa: F401 - sets what Ray reads when it is imported
+from benchmarks.chaos import lab
+from benchmarks.chaos.lab import weights
+
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-GRID = {
-    "corpora": ["food", "automotive"],
-    "tokenizer": {"vocab_size": 512},
-    "models": ["toy"],
-    "baselines": ["sequential_ab", "sequential_ba", "combined"],
-    "interleaving_ratios": [0, 0.25],
-    "stage": {
-        "tokens": 100_000,
-        "batch": 8,
-        "learning_rate": 6e-3,
-        "checkpoint_every": 20,
-        "evaluation": {"sequences": 32, "marks": 8},
-    },
-}
+GRID = lab.GRID | {"stage": lab.GRID["stage"] | {"tokens": 100_000}}
 CELLS = 5
 
 
-def start(storage: Path, *overrides: str) -> subprocess.Popen[str]:
+def start(storage: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
     storage.mkdir(exist_ok=True)
     (storage / "small.yaml").write_text(yaml.safe_dump(GRID))
     command = [sys.executable, "-m", "ray_jobs.run_grid", str(storage / "small.yaml"), f"storage={storage}"]
     return subprocess.Popen(
-        [*command, *overrides], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True
+        [*command, *overrides],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+        env=os.environ | environment,
     )
 
 
-def start_until(storage: Path, text: str) -> subprocess.Popen[str]:
+def start_until(storage: Path, text: str, *overrides: str, **environment: str) -> subprocess.Popen[str]:
     """The program, once it has printed a line with `text`."""
-    process = start(storage)
+    process = start(storage, *overrides, **environment)
     assert process.stdout is not None
     for line in process.stdout:
         if text in line:
@@ -71,11 +68,6 @@ def run(storage: Path, *overrides: str, code: int = 0) -> str:
 
 def rows(storage: Path, name: str = "small") -> list[dict[str, Any]]:
     return pq.read_table(storage / "runs" / name / "results.parquet").to_pylist()
-
-
-def weights(storage: Path) -> dict[str, str]:
-    records = [json.loads(path.read_text()) for path in (storage / "runs" / "stages").glob("*/stage.json")]
-    return {record["key"]: record["files"]["model.safetensors"] for record in records}
 
 
 def points(storage: Path) -> list[tuple[Any, ...]]:
@@ -168,7 +160,7 @@ def test_a_second_run_trains_nothing_and_changes_nothing(finished):
     started = time.monotonic()
     output = run(storage)
     assert time.monotonic() - started < 30
-    assert "all 5 cells are finished already; nothing is trained" in output
+    assert "all 5 cells have ended already; nothing is trained" in output
     assert (points(storage), rows(storage), weights(storage)) == before
     plan = json.loads(
         subprocess.check_output(
@@ -207,13 +199,17 @@ def test_killed_three_times_the_end_is_the_same(finished, other):
 
 
 @pytest.mark.slow
-def test_ctrl_c_ends_in_seconds_leaves_nothing_and_the_next_run_goes_on(finished, other):
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_polite_stop_ends_in_seconds_leaves_nothing_and_the_next_run_goes_on(finished, other, number, code):
     process = start_until(other, "1/5 cells")
     family = descendants(process.pid)
-    os.killpg(process.pid, signal.SIGINT)  # as a terminal does: to the whole group
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)  # as a terminal does: to the whole group
+    else:
+        process.send_signal(number)
     stopped = time.monotonic()
     output, _ = process.communicate(timeout=60)
-    assert process.returncode == 130, output
+    assert process.returncode == code, output
     assert time.monotonic() - stopped < 20
     assert "the same command goes on from here" in output
     assert "Traceback" not in output
@@ -227,11 +223,11 @@ def test_ctrl_c_ends_in_seconds_leaves_nothing_and_the_next_run_goes_on(finished
 
 
 @pytest.mark.slow
-def test_axes_grow_under_one_name_but_definitions_do_not_change(finished):
-    storage, _ = finished
-    grown = run(storage, "interleaving_ratios=[0, 0.25, 0.5]", "name=grown", "baselines=[sequential_ab]")
+def test_axes_grow_under_one_name_but_definitions_do_not_change(finished, other):
+    shutil.copytree(finished[0] / "runs", other / "runs")
+    grown = run(other, "interleaving_ratios=[0, 0.25, 0.5]", "name=grown", "baselines=[sequential_ab]")
     assert "training 1 of 4 stages for 1 of 3 cells" in grown
-    message = run(storage, "tokenizer.vocab_size=400", code=2)
+    message = run(other, "tokenizer.vocab_size=400", code=2)
     assert "holds a grid with another tokenizer; allowed: the same, or another name (add name=ANOTHER)" in message
 
 
@@ -242,10 +238,94 @@ def test_a_stage_that_diverges_fails_its_cells_and_nothing_else(finished, other)
     assert {row["status"] for row in results} == {"diverged"}
     assert "the loss is not a number at step" in results[0]["reason"]
     assert "diverged" in output
+    again = run(other, "stage.learning_rate=1e30", "seeds=[3]", "baselines=[sequential_ab]", "name=wild", code=1)
+    assert "nothing is trained" in again
+    assert "to try it again, delete" in rows(other, "wild")[0]["reason"]
 
 
 @pytest.mark.slow
 def test_a_second_driver_on_the_same_grid_is_refused(finished, other):
     first = start_until(other, "training ")
-    assert "another program runs this grid" in run(other, code=2)
+    assert f"another program runs this grid ({socket.gethostname()}, pid {first.pid})" in run(other, code=2)
     kill(first)
+
+
+@pytest.mark.slow
+def test_what_the_machine_has_no_memory_for_fails_after_some_tries_with_that_reason(finished, other, monkeypatch):
+    monkeypatch.setenv("RAY_memory_usage_threshold", "0.01")  # it has used more than that already
+    monkeypatch.setenv("RAY_memory_monitor_refresh_ms", "100")
+    output = run(other, code=1)
+    assert output.count("lost: its process, or one beside it, was killed because the machine was out of memory") >= 15
+    assert {row["status"] for row in rows(other)} == {"failed"}
+    assert all("out of memory" in row["reason"] for row in rows(other))
+    monkeypatch.undo()
+    run(other)
+    assert weights(other) == weights(finished[0])
+
+
+@pytest.mark.slow
+def test_a_frozen_process_is_killed_and_its_cell_goes_on(finished, other):
+    process = start(other, "stage.frozen_after=20")
+    frozen: set[int] = set()
+    lines = []
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if "step" in line and not frozen:
+            names = {pid: Path(f"/proc/{pid}/cmdline").read_text() for pid in descendants(process.pid)}
+            frozen = {min(pid for pid, name in names.items() if "ray::ResourceTrainable" in name)}
+            os.kill(*frozen, signal.SIGSTOP)
+    assert process.wait(60) == 0, "".join(lines)
+    assert any("lost: its process gave no sign of life, and was killed" in line for line in lines)
+    assert not alive(frozen)
+    assert weights(other) == weights(finished[0])
+    assert without_time(points(other)) == without_time(points(finished[0]))
+
+
+@pytest.mark.slow
+def test_a_storage_in_a_bucket_outlives_the_machines_that_work_on_it(finished, tmp_path, bucket, monkeypatch):
+    given = ["--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
+    kill(start_until(tmp_path, "2/5 cells", *given, f"storage={bucket}", LETHE_CACHE=str(tmp_path / "first")))
+    monkeypatch.setenv("LETHE_CACHE", str(tmp_path / "second"))
+    output = run(tmp_path, *given, f"storage={bucket}")
+    assert "scanned" not in output, "the data lie in the bucket"
+    done = 7 - int(output.split("training ")[1].split(" of 7 stages")[0])
+    assert done >= 2
+    (copy,) = (tmp_path / "second").iterdir()
+    assert weights(copy) == weights(finished[0])
+    assert len(list(copy.rglob("model.safetensors"))) < 7, "weights that nobody asked for stay there"
+    monkeypatch.setenv("LETHE_CACHE", str(tmp_path / "third"))
+    assert "all 5 cells have ended already" in run(tmp_path, *given, f"storage={bucket}")
+    program = [sys.executable, "-m", "ray_jobs.status", str(tmp_path / "small.yaml"), f"storage={bucket}"]
+    assert "5 finished" in subprocess.check_output(program, text=True)
+
+
+@pytest.fixture
+def cluster() -> Iterator[Any]:
+    """Three nodes on this machine: a head that trains nothing, and two of one CPU."""
+    from ray.cluster_utils import Cluster
+
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    for _ in range(2):
+        cluster.add_node(num_cpus=1)
+    yield cluster
+    cluster.shutdown()
+
+
+@pytest.mark.slow
+def test_a_cluster_that_loses_a_node_repeats_no_finished_stage_and_ends_the_same(finished, other, cluster):
+    process = start(other, RAY_ADDRESS=cluster.address)
+    lines, done, lost = [], {}, False
+    assert process.stdout is not None
+    for line in process.stdout:
+        lines.append(line)
+        if "1/5 cells" in line and not lost:
+            lost, done = True, {path: path.stat().st_mtime_ns for path in other.rglob("stage.json")}
+            cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
+    assert process.wait(60) == 0, "".join(lines)
+    assert lost
+    assert done
+    assert {path: path.stat().st_mtime_ns for path in done} == done
+    assert sum("lost: its process was lost" in line for line in lines) <= 2
+    assert weights(other) == weights(finished[0])
+    assert without_time(points(other)) == without_time(points(finished[0]))

@@ -15,15 +15,16 @@ from tokenizers import Tokenizer
 from lethe.config import UserError
 from lethe.files import sha256, write_json
 from lethe.tokens.analysis import make_tokenizer
+from lethe.tokens.meta import SPLITS, check_shards
 from lethe.tokens.shards import (
     PARTIAL,
-    SPLITS,
     TokenData,
     TokenSplit,
     encode_part,
     encoded_path,
     is_encoded,
     is_finished,
+    is_joined,
     join_parts,
     join_split,
     token_dtype,
@@ -250,6 +251,43 @@ def test_damaged_shards_are_refused_and_count_as_absent(
     with pytest.raises(UserError, match=message):
         TokenData(root)
     assert not is_finished(root, corpora)
+
+
+def test_a_shard_written_to_since_must_hold_what_it_held(root: Path, corpora: dict[str, Path]) -> None:
+    """101, where sizes agree: an id that no vocabulary has, or just another text."""
+    path, tokenizer = root / "food" / "train-00000.bin", TokenData(root).tokenizer_path.parent
+    before = path.read_bytes()
+    for id_ in (60_000, 5):
+        ids = np.frombuffer(before, U2).copy()
+        ids[3] = id_
+        ids.tofile(path)
+        with pytest.raises(UserError, match=r"train-00000.bin: sha256: found .*; allowed: .*; tokenize again"):
+            check_shards(root)
+        assert not is_finished(root, corpora)
+        assert not is_joined(root, "food", tokenizer)
+        assert is_joined(root, "automotive", tokenizer)
+    path.write_bytes(before)
+    check_shards(root)
+    assert is_finished(root, corpora)
+
+
+def test_shards_of_another_tokenizer_are_not_joined(root: Path) -> None:
+    """Else nobody would make them again, and nobody could open them."""
+    tokenizer = TokenData(root).tokenizer_path.parent
+    edit_meta(root, lambda meta: meta.update(tokenizer_sha256="0" * 64))
+    assert not is_joined(root, "food", tokenizer)
+    assert is_joined(root, "automotive", tokenizer)
+
+
+def test_a_shard_that_was_cut_or_replaced_while_the_folder_is_open_is_not_read_as_another(root: Path) -> None:
+    path, data = root / "food" / "train-00000.bin", TokenData(root)
+    before = path.read_bytes()
+    for other in (before[: len(before) // 4 * 2], bytes(len(before))):
+        path.write_bytes(other)
+        with pytest.raises(UserError, match=r"train-00000.bin: .*found .*; allowed: .*; tokenize again"):
+            data.split("food", "train").read(np.array([0]), 8)
+    path.write_bytes(before)
+    data.split("food", "train").read(np.array([0]), 8)
 
 
 def test_another_tokenizer_is_refused(root: Path) -> None:

@@ -11,7 +11,8 @@ import pytest
 from grid.cluster import ensure_ray
 from lethe.config import CONFIGS, UserError
 from lethe.tokens.analysis import make_tokenizer
-from lethe.tokens.shards import PARTIAL, SPLITS, TokenData, encode_part, encoded_path, is_finished, tokens_folder
+from lethe.tokens.meta import SPLITS
+from lethe.tokens.shards import PARTIAL, TokenData, encode_part, encoded_path, is_finished, tokens_folder
 from lethe.tokens.tokenizer import TokenizerConfig, load_tokenizer, parts, tokenizer_folder
 from ray_jobs.tokenize import main, tokenize
 

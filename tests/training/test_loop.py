@@ -13,6 +13,7 @@ from lethe.config import UserError
 from lethe.files import sha256
 from lethe.interventions import InterventionConfig
 from lethe.model.config import ModelConfig
+from lethe.training.checkpoint import glance
 from lethe.training.job import Job
 from lethe.training.load import load_model
 from lethe.training.loop import DivergedError, evaluations, run_stage
@@ -91,9 +92,11 @@ def test_killed_and_run_again_a_stage_ends_with_the_same_bits(job, step):
     broken = job(stage(), "broken", evaluation=EVERY_STEP, checkpoint_every=8)
     run_stage(whole, WORKER)
     killed_at(broken, step)
+    checkpoint, found = (step - 1) // 8 * 8, glance(broken.partial)
+    assert (found[0] if found else 0) == checkpoint
+    assert not found or found[1]["loss/food"] == values(whole, "loss/food")[checkpoint]  # measured at every step
     seen: list[int] = []
     run_stage(broken, WORKER, lambda now, values: seen.append(now))
-    checkpoint = (step - 1) // 8 * 8
     assert min(seen) == (checkpoint + 1 if checkpoint else 0)
     assert weights_sha(broken) == weights_sha(whole)
     for name in ("loss/food", "bpb/automotive", "train_loss"):

@@ -2,9 +2,10 @@
 
 import pytest
 
+from lethe.files import fingerprint
 from lethe.interventions import InterventionConfig
 from lethe.model.config import ModelConfig
-from lethe.training.stage import Evaluation, Recipe, Stage
+from lethe.training.stage import SEMANTICS, Evaluation, Recipe, Stage
 
 TOY = ModelConfig(layers=1, heads=1, d_model=32, d_ff=128, context=32)
 RECIPE = Recipe(batch=8, learning_rate=6e-3)
@@ -53,6 +54,14 @@ def test_equal_stages_have_equal_keys_however_they_were_written():
     assert stage(mixture={"food": 2, "automotive": 0}).key(DATA) == FOOD.key(DATA)
     assert stage(tokens=10_001).key(DATA) == FOOD.key(DATA)  # the same number of whole batches
     assert Stage.model_validate_json(stage(parent=FOOD).model_dump_json()).key(DATA) == stage(parent=FOOD).key(DATA)
+
+
+def test_a_key_is_the_hash_of_the_whole_specification():
+    child = stage(parent=FOOD, intervention=InterventionConfig(kind="l2_sp", strength=3), reads=(FOOD,))
+    record = {name: getattr(child, name).model_dump(mode="json") for name in ("model", "recipe", "intervention")}
+    record |= {"semantics": SEMANTICS, "mixture": {"food": 1.0}, "steps": child.steps, "seed": 0}
+    record |= {"parent": FOOD.key(DATA), "reads": [FOOD.key(DATA)], "data": {"tokenizer": "t", "food": "f"}}
+    assert child.key(DATA) == fingerprint(record)
 
 
 def test_what_happens_at_a_switch_is_in_the_key_only_where_there_is_one():

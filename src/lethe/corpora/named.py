@@ -8,7 +8,7 @@ from lethe.config import named, read_yaml
 from lethe.corpora.dataset import DatasetCorpus
 from lethe.corpora.domains import CorpusConfig
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?$")]
 Corpus = CorpusConfig | DatasetCorpus
 
 
@@ -21,7 +21,9 @@ def _one(value: Any) -> Any:
 
 def _all(value: Any) -> Any:
     """`[food, automotive]`, or `{food: {tokens: 5000000}, ...}` to set fields of configs/corpora/*.yaml anew."""
-    changes = {name: {} for name in names(value)} if not isinstance(value, dict) else value
+    changes = value if isinstance(value, dict) else {name: {} for name in names(value)}
+    if len(changes) < len(value):
+        raise ValueError(f"found {', '.join(value)}; allowed: each corpus once")
     return {name: _merged(read_yaml(named("corpora", name)).data, new or {}) for name, new in changes.items()}
 
 
@@ -46,7 +48,7 @@ def by_name(data: dict[str, Any]) -> dict[str, Any]:
     """A configuration whose `corpora` are `{NAME: {}}` where they were a list of names, so that an override of the
     form corpora.NAME.FIELD=VALUE finds them."""
     corpora = data.get("corpora")
-    if isinstance(corpora, list) and all(isinstance(name, str) for name in corpora):
+    if isinstance(corpora, list) and all(isinstance(name, str) for name in corpora) and len({*corpora}) == len(corpora):
         return data | {"corpora": {name: {} for name in corpora}}
     return data
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, Literal, NamedTuple
 
@@ -307,6 +307,12 @@ def _same_footer(fs: Any, path: str, unit: Unit) -> pq.FileMetaData:
         raise _changed(unit, str(error)) from None
     if hashlib.sha256(footer).hexdigest() != unit.footer:
         raise _changed(unit, "another footer")
+    return _decoded(footer)
+
+
+@lru_cache(maxsize=4)
+def _decoded(footer: bytes) -> pq.FileMetaData:
+    """Kept, for that of a file of very many row groups takes long, and each of its units asks for it."""
     return metadata_of(footer)
 
 

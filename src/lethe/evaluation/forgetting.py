@@ -68,7 +68,8 @@ def compute_equivalent(history: History, corpus: str) -> float | None:
 
     c is the share of that stage after which L_A had first come down to L_A(AB). 0 where nothing is lost, 1 where the
     model is no better on A than before that stage. The rate decays at a stage's end, and with it the loss falls
-    steeply: a little forgetting costs much of it.
+    steeply: a little forgetting costs much of it. All tokens of one stage take equal FLOPs, so the share of its tokens
+    is that of its compute, whatever its model has grown to. What later stages compute does not enter.
     """
     lost = forgetting(history, corpus)
     if lost is None or lost <= 0:

@@ -11,14 +11,15 @@ import numpy as np
 class StageCurve:
     """One stage as measured: `points[name]` is float64 [marks, 2], tokens since its start against the value.
 
-    `peak_flops` is the peak FLOP/s of all devices that trained it together, None for unknown ones.
+    `flops_per_token` is of its training, with what has grown and what its intervention computes. `peak_flops` is the
+    peak FLOP/s of all devices that trained it together, None for unknown ones.
     """
 
     mixture: dict[str, float]
     tokens: int
     seconds: float
     points: dict[str, np.ndarray]
-    flops_per_token: int = 0
+    flops_per_token: float = 0
     peak_flops: float | None = None
 
     def start(self, name: str) -> float:

@@ -35,7 +35,9 @@ def mfu(history: History) -> float | None:
     """Model FLOPs utilisation (Chowdhery et al. 2022, appendix B): FLOPs of the tokens over what the devices could do.
 
     That is `tokens_per_second` x FLOPs a token / peak FLOP/s where all stages ran on equal devices; None if any ran on
-    an unknown one. Evaluations count as time, and what an intervention computes besides does not count as FLOPs.
+    an unknown one. FLOPs are those of training on the stage's tokens: of the model as it has grown, less the gradients
+    of what is frozen, and of what the intervention computes beside (a teacher, further rows). Evaluations, and what is
+    done once at the switch, count as time alone.
     """
     could = 0.0
     for stage in history.stages:

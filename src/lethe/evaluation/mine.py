@@ -29,7 +29,8 @@ from lethe.evaluation.items import NEUTRAL, Item, overlap
 from lethe.evaluation.neutral import neutral_items
 from lethe.evaluation.patterns import Span, spans
 from lethe.files import fingerprint, write_json
-from lethe.tokens.shards import TokenData, read_meta
+from lethe.tokens.meta import read_meta
+from lethe.tokens.shards import TokenData
 from lethe.tokens.tokenizer import load_tokenizer, pages
 
 VERSION = 2  # raise it whenever the same pages give other items; the tests hold a fingerprint of some

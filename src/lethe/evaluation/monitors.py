@@ -9,6 +9,8 @@ Of a stage after A, at every mark:
                       geometry up to rotation and scale, which is not the same function
 `cka/CORPUS/LAYER`    the same on the held-out text
 
+A mixture of several models has no one geometry: of it, or compared with one, there is KL alone.
+
 All are computed eagerly in float32 and summed in float64. They draw no number and leave no gradient, so a stage has the
 same weights with and without them. KL is exact over the vocabulary.
 """
@@ -48,12 +50,14 @@ class Monitors:
     def __init__(
         self, teacher: nn.Module, sampled: np.ndarray, held_out: np.ndarray, corpus: str, worker: Worker
     ) -> None:
-        self.weights = {name: parameter.detach() for name, parameter in _trunk(teacher).named_parameters()}
+        trunk = _trunk(teacher)
+        self.weights = {} if trunk is None else {name: p.detach() for name, p in trunk.named_parameters()}
         self.probes = {"self": Probe(teacher, sampled, worker), corpus: Probe(teacher, held_out, worker)}
 
     def measure(self, model: nn.Module) -> dict[str, float]:
         """Every monitor of the model as it is now."""
-        values = {"weight_distance": weight_distance(self.weights, _trunk(model))}
+        trunk = _trunk(model)
+        values = {"weight_distance": weight_distance(self.weights, trunk)} if trunk and self.weights else {}
         for text, probe in self.probes.items():
             divergence, similarity = probe.compare(model)
             values["kl_self" if text == "self" else f"kl/{text}"] = divergence
@@ -100,7 +104,7 @@ class Probe:
     """Rows of one text, shared out among the ranks, and what the model of A makes of them."""
 
     def __init__(self, teacher: nn.Module, rows: np.ndarray, worker: Worker) -> None:
-        context, vocab = rows.shape[1] - 1, len(_trunk(teacher).embedding.weight)
+        context, vocab = rows.shape[1] - 1, len(_transformers(teacher)[0].embedding.weight)
         places = min(context, max(1, CKA_TOKENS // len(rows)))
         self.places = torch.arange(places, device=worker.device) * context // places
         self.tokens, self.states = len(rows) * context, len(rows) * places
@@ -113,31 +117,31 @@ class Probe:
         keeps = FLOAT32 * own.numel() * vocab <= KEPT_BYTES
         self.kept: list[Tensor] | None = [] if keeps else None
         states = []
-        for log_probabilities, state in self._read(teacher):
+        for log_probabilities, state in self._read(teacher, _blocks(teacher)):
             states.append(state)
             if self.kept is not None:
                 self.kept.append(log_probabilities)
-        self.theirs = self._centred(states)
+        self.theirs: list[Tensor] = list(self._centred(states)) if _blocks(teacher) else []
         self.theirs_alone = [hsic(x, x, self.states, worker) for x in self.theirs]
 
     @torch.no_grad()
     def compare(self, model: nn.Module) -> tuple[float, list[float]]:
-        """KL(p_A || p) in nats per token, and the CKA to the model of A after each block."""
+        """KL(p_A || p) in nats per token, and the CKA to the model of A after each block: none of a mixture."""
         nats, states = torch.zeros((), dtype=torch.float64, device=self.worker.device), []
-        teacher = self.kept or (log_probabilities for log_probabilities, _ in self._read(self.teacher))
-        for theirs, (ours, state) in zip(teacher, self._read(model), strict=True):
+        blocks = _blocks(model) if self.theirs else []
+        teacher = self.kept or (log_probabilities for log_probabilities, _ in self._read(self.teacher, []))
+        for theirs, (ours, state) in zip(teacher, self._read(model, blocks), strict=True):
             nats += (theirs.exp() * (theirs - ours)).sum(-1).double().sum()
             states.append(state)
         similarity = []
-        for x, y, x_alone in zip(self.theirs, self._centred(states), self.theirs_alone, strict=True):
+        for x, y, x_alone in zip(self.theirs, self._centred(states), self.theirs_alone, strict=True) if blocks else ():
             cross, y_alone = hsic(x, y, self.states, self.worker), hsic(y, y, self.states, self.worker)
             similarity.append(cka(cross, x_alone, y_alone))
         return self.worker.sum(nats).item() / self.tokens, similarity
 
     @torch.no_grad()
-    def _read(self, model: nn.Module) -> Iterator[tuple[Tensor, Tensor]]:
-        """A chunk at a time: log-probabilities [b, T, V], and what blocks give at `places`, [layers, b * places, D]."""
-        blocks = _trunk(model).blocks
+    def _read(self, model: nn.Module, blocks: list[nn.Module]) -> Iterator[tuple[Tensor, Tensor]]:
+        """A chunk at a time: log-probabilities [b, T, V], and what blocks give at `places`, [blocks, b * places, D]."""
         seen: dict[int, Tensor] = {}
 
         def keep(layer: int, x: Tensor) -> None:
@@ -154,7 +158,8 @@ class Probe:
             finally:
                 for hook in hooks:
                     hook.remove()
-            yield log_probabilities, torch.stack([seen[layer] for layer in range(len(blocks))])
+            states = [seen[layer] for layer in range(len(blocks))]
+            yield log_probabilities, torch.stack(states) if states else log_probabilities.new_empty(0, 0, 0)
 
     def _centred(self, states: list[Tensor]) -> Tensor:
         """This rank's states less the mean over all ranks': float32 [layers, n, D]."""
@@ -197,6 +202,17 @@ def weight_distance(before: dict[str, Tensor], trunk: nn.Module) -> float:
     return float((moved / size).sqrt())
 
 
-def _trunk(model: nn.Module) -> TorchTransformer | Transformer:
-    """The transformer inside whatever is wrapped around it; of several the first."""
-    return next(module for module in model.modules() if isinstance(module, TorchTransformer | Transformer))
+def _transformers(model: nn.Module) -> list[TorchTransformer | Transformer]:
+    """Those inside whatever is wrapped around them: several in a mixture."""
+    return [module for module in model.modules() if isinstance(module, TorchTransformer | Transformer)]
+
+
+def _trunk(model: nn.Module) -> TorchTransformer | Transformer | None:
+    """The one inside; None where there are several."""
+    found = _transformers(model)
+    return found[0] if len(found) == 1 else None
+
+
+def _blocks(model: nn.Module) -> list[nn.Module]:
+    trunk = _trunk(model)
+    return [] if trunk is None else list(trunk.blocks)

@@ -2,13 +2,17 @@
 
 import importlib
 import inspect
+import json
 import pkgutil
+from functools import cache, cached_property
 from typing import Any
 
 from pydantic import ValidationError, model_validator
 
 from lethe.config import Config
-from lethe.interventions.interface import Intervention
+from lethe.interventions.interface import Cost, Intervention
+from lethe.model.config import ModelConfig
+from lethe.model.cost import Growth
 
 
 def kinds() -> list[str]:
@@ -16,6 +20,7 @@ def kinds() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "interface")
 
 
+@cache
 def find(kind: str) -> type[Intervention]:
     """The class of a kind; raises ValueError naming those there are."""
     if kind not in kinds():
@@ -47,10 +52,34 @@ class InterventionConfig(Config):
             raise ValueError("; ".join(_describe(kind, dict(e)) for e in error.errors())) from None
         return {"kind": value["kind"], "parameters": parameters.model_dump(mode="json")}
 
+    @cached_property
+    def _text(self) -> str:
+        return f"{self.kind} {json.dumps(self.parameters, sort_keys=True)}"
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+    @cached_property
+    def typed(self) -> Config:
+        """The parameters as their kind's own type."""
+        return find(self.kind).Parameters.model_validate(self.parameters)
+
+    def cost(self) -> Cost:
+        """What it needs and costs in one stage."""
+        return find(self.kind).cost(self.typed)
+
+    def growth(self, model: ModelConfig, vocab_size: int) -> Growth:
+        """What one stage adds to a model."""
+        return find(self.kind).growth(self.typed, model, vocab_size)
+
+    @property
+    def may_begin_anew(self) -> bool:
+        """Whether a stage may be rolled back to its start, and what was measured until then set apart."""
+        return find(self.kind).rolls_back is not Intervention.rolls_back
+
     def make(self, *arguments: Any) -> Intervention:
         """The intervention itself, for one stage."""
-        kind = find(self.kind)
-        return kind(kind.Parameters.model_validate(self.parameters), *arguments)
+        return find(self.kind)(self.typed, *arguments)
 
 
 def _describe(kind: type[Intervention], error: dict[str, Any]) -> str:

@@ -14,6 +14,7 @@ is plain training bit for bit; a great weight ends near the outputs of the model
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, ValidationInfo, field_validator
@@ -23,7 +24,7 @@ from lethe.interventions.interface import Cost, Intervention, Switch
 
 if TYPE_CHECKING:
     from numpy import ndarray
-    from torch import Tensor
+    from torch import Tensor, nn
 
 
 class Distill(Intervention):
@@ -50,11 +51,16 @@ class Distill(Intervention):
         from lethe.training.derived import Pool, buffer, self_samples
 
         super().__init__(parameters, switch)
-        self.teacher, self.pool = switch.frozen(switch.parent), None
+        self.pool = None
         if parameters.weight and parameters.on == "self_samples":
             self.pool = Pool(self_samples(switch, parameters.sequences, parameters.start), parameters.rows, switch)
         elif parameters.weight and parameters.on == "buffer":
             self.pool = Pool(buffer(switch, parameters.sequences), parameters.rows, switch)
+
+    @cached_property
+    def teacher(self) -> nn.Module:
+        """The model of A."""
+        return self.switch.frozen(self.switch.parent)
 
     @classmethod
     def cost(cls, parameters: Config) -> Cost:

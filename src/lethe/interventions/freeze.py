@@ -25,10 +25,10 @@ class Freeze(Intervention):
 
     def learning_rates(self, model: nn.Module) -> dict[str, float]:
         half, parts = self.switch.stage.model.layers / 2, self.parameters.parts
-        return {name: 0.0 for name, _ in model.named_parameters() if any(_is_in(name, part, half) for part in parts)}
+        return {name: 0.0 for name, _ in model.named_parameters() if any(is_in(name, part, half) for part in parts)}
 
 
-def _is_in(name: str, part: str, half: float) -> bool:
+def is_in(name: str, part: str, half: float) -> bool:
     """Whether a parameter, such as `blocks.1.ffn.down.weight`, is in a part; `bottom` has the middle block."""
     words = name.split(".")
     if part in ("bottom", "top"):

@@ -1,9 +1,9 @@
 """The interface of interventions: every hook has a neutral default, so that a file holds only what it changes.
 
 The order in a stage: `cost`, `growth` and `reads` while the tree is planned; `at_switch` once, on the parent's model;
-`learning_rates` once; then for each step `rate`, `extra_rows`, `penalty`, `after_step`; `at_end` once; `tensors` and
-`state` whenever a checkpoint is written. What acts at inference is a property of the model that `at_switch` returns:
-its `forward(ids)` gives the logits that training, evaluation and sampling use.
+`learning_rates` once; then for each step `rate`, `extra_rows`, `penalty`, `after_step`, `watch`, `rolls_back`; `at_end`
+once; `tensors` and `state` whenever a checkpoint is written, `record` at the end. What acts at inference is a property
+of the model that `at_switch` returns: its `forward(ids)` gives the logits that training, evaluation and sampling use.
 """
 
 from __future__ import annotations
@@ -164,6 +164,17 @@ class Intervention:
     def after_step(self, model: nn.Module, learning_rate: float) -> None:
         """Change the weights after an optimizer step taken at `learning_rate` (a decoupled pull, a projection)."""
 
+    def watch(self, model: nn.Module, step: int) -> dict[str, float]:
+        """What it reads off the model after `step` steps, for the curve; on all ranks the same."""
+        return {}
+
+    def rolls_back(self, read: dict[str, float]) -> bool:
+        """Whether, by what `watch` has read, the stage begins anew: from its parent's model, by `at_switch`, at step 0.
+
+        The steps done until then are spent: they cost, and stand apart in the curve. Once a stage at most.
+        """
+        return False
+
     def at_end(self, model: nn.Module) -> None:
         """Change the weights once, after the last step (an average), or make them, where there are no steps."""
 
@@ -177,3 +188,7 @@ class Intervention:
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Go on from the `state` of a checkpoint."""
+
+    def record(self) -> dict[str, Any]:
+        """What the stage's record keeps of it (JSON, under `intervention`), for those who load or read the stage."""
+        return {}

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeFloat, PositiveFloat, PositiveInt, field_validator
 
 from lethe.config import Config
-from lethe.interventions import InterventionConfig, find
+from lethe.interventions import InterventionConfig
 from lethe.interventions.interface import Cost, Intervention, Switch
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Rebuild(Intervention):
     def cost(cls, parameters: Config) -> Cost:
         """Of this stage; the teacher's stands at its own. A forward pass is a third of a step."""
         assert isinstance(parameters, cls.Parameters)
-        of = find(parameters.of.kind).cost(find(parameters.of.kind).Parameters.model_validate(parameters.of.parameters))
+        of = parameters.of.cost()
         needs = of.needs if of.needs == "buffer" else "samples"
         if not parameters.weight:
             return Cost(of.needs)

@@ -4,6 +4,7 @@ At the cut all that grew gives 0, so the logits are the trunk's whatever the gat
 trunk's for ever. Letters of shapes as in `transformer.py`; R rank, U units, N rows of the embedding that have a delta.
 """
 
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -37,6 +38,18 @@ class LowRank(nn.Module):
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
         low = F.linear(x, self.a)
         return F.linear(gate.to(low.dtype) * low, self.b)
+
+
+class Clone(nn.Module):
+    """A matrix beside a matrix [out, in], 0 at first: with gate 1 the two are a copy that trains."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__()
+        self.delta = nn.Parameter(torch.zeros_like(weight))
+
+    def forward(self, x: Tensor, gate: Tensor) -> Tensor:
+        y = F.linear(x, self.delta)
+        return gate.to(y.dtype) * y
 
 
 class Units(nn.Module):
@@ -86,15 +99,16 @@ class EmbeddingDelta(nn.Module):
 class Router(nn.Module):
     """The gate from the ids alone: naive Bayes on unigrams, its evidence faded by `gamma`, softened by `sharpness`.
 
-    s_t = gamma s_{t-1} + log u_B(x_t) / u_A(x_t) and g_t = sigmoid(sharpness s_t): it reads no id after the t-th.
+    s_t = gamma s_{t-1} + log u_B(x_t) / u_A(x_t) and g_t = sigmoid(prior + sharpness s_t): it reads no id after the
+    t-th.
     """
 
     log_ratio: Tensor  # [V], float32
 
-    def __init__(self, log_ratio: Tensor, gamma: float, sharpness: float) -> None:
+    def __init__(self, log_ratio: Tensor, gamma: float, sharpness: float, prior: float) -> None:
         super().__init__()
         self.register_buffer("log_ratio", log_ratio)
-        self.gamma, self.sharpness = gamma, sharpness
+        self.gamma, self.sharpness, self.prior = gamma, sharpness, prior
 
     def forward(self, ids: Tensor, before: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Gate [B, T, 1] of `ids` (int64 [B, T]), and s [B] at the last of them; `before` is s before the first."""
@@ -102,7 +116,26 @@ class Router(nn.Module):
         if before is not None:
             ratios = torch.cat((ratios[:, :1] + self.gamma * before[:, None], ratios[:, 1:]), dim=1)
         evidence = faded_sum(ratios, self.gamma)
-        return (self.sharpness * evidence).sigmoid()[..., None], evidence[:, -1]
+        return (self.prior + self.sharpness * evidence).sigmoid()[..., None], evidence[:, -1]
+
+
+Grow = Callable[[str, nn.Module, str], nn.Module | None]
+"""From a module's name, itself and a seed of its own to the part that grows beside it, or None."""
+
+
+def low_rank_beside(rank: int) -> Grow:
+    """A product of `rank` beside every matrix."""
+    return lambda name, module, seed: LowRank(module.weight, rank, seed) if isinstance(module, nn.Linear) else None
+
+
+def units_beside(count: int) -> Grow:
+    """`count` units in every feed-forward."""
+    return lambda name, module, seed: Units(module, count, seed) if isinstance(module, FeedForward) else None
+
+
+def clones_beside(chosen: Callable[[str], bool]) -> Grow:
+    """A whole matrix beside each whose name is `chosen`."""
+    return lambda name, module, seed: Clone(module.weight) if isinstance(module, nn.Linear) and chosen(name) else None
 
 
 class GatedCache(Cache):
@@ -114,12 +147,13 @@ class GatedCache(Cache):
 
 
 class Fractured(nn.Module):
-    """`trunk`, to be frozen, and what grows beside it: a product of rank R beside every matrix of the blocks, or U
-    units in every feed-forward; and a delta of the embedding, unless that is None.
+    """`trunk`, to be frozen, and what grows beside it: parts beside modules of its blocks (`grow`), and a delta of the
+    embedding, unless that is None.
 
-    The trunk is a TorchTransformer or made around one, a fractured one for example. Without a router the gate is 1.
-    What is drawn comes from the seed, the number of fractures inside, and the module's name alone. The parts hang on
-    the trunk's modules by hooks: the trunk keeps its names, and stays open to whatever looks into it.
+    The trunk is a TorchTransformer or made around one, a fractured one for example. A part takes the input of its
+    module and the gate, and gives what comes to the module's output. Without a router the gate is 1. What is drawn
+    comes from the seed, the number of fractures inside, and the module's name alone. The parts hang on the modules by
+    hooks: the trunk keeps its names, and stays open to whatever looks into it.
     """
 
     def __init__(
@@ -127,9 +161,7 @@ class Fractured(nn.Module):
         trunk: nn.Module,
         embedding: EmbeddingDelta | None,
         router: Router | None,
-        *,
-        rank: int = 0,
-        units: int = 0,
+        grow: Grow,
         seed: int,
     ) -> None:
         super().__init__()
@@ -138,11 +170,9 @@ class Fractured(nn.Module):
         self.parts = nn.ModuleDict()
         transformer = transformer_in(trunk)
         for name, module in transformer.blocks.named_modules(prefix="blocks"):
-            drawn = f"{seed}/fracture {self.inside}/{name}"
-            if rank and isinstance(module, nn.Linear):
-                self._hang(name, module, LowRank(module.weight, rank, drawn))
-            elif units and isinstance(module, FeedForward):
-                self._hang(name, module, Units(module, units, drawn))
+            if part := grow(name, module, f"{seed}/fracture {self.inside}/{name}"):
+                self.parts[name.replace(".", "_")] = part
+                module.register_forward_hook(partial(self._add, part))
         if embedding:
             transformer.embedding.register_forward_hook(self._embed)
             transformer.norm.register_forward_hook(self._keep_hidden)
@@ -166,10 +196,6 @@ class Fractured(nn.Module):
         gate.now = None
         return logits
 
-    def _hang(self, name: str, module: nn.Module, part: nn.Module) -> None:
-        self.parts[name.replace(".", "_")] = part
-        module.register_forward_hook(partial(self._add, part))
-
     def _add(self, part: nn.Module, module: nn.Module, x: tuple[Tensor], y: Tensor) -> Tensor:
         return y if self.gate.now is None else y + part(x[0], self.gate.now)
 
@@ -186,7 +212,7 @@ def transformer_in(model: nn.Module) -> TorchTransformer:
     found = [module for module in model.modules() if isinstance(module, TorchTransformer)]
     if len(found) != 1:
         raise UserError(
-            f"intervention fracture: found a model of {len(found)} transformers of implementation torch before it; "
+            f"intervention: found a model of {len(found)} transformers of implementation torch, beside which to grow; "
             "allowed: one"
         )
     return found[0]

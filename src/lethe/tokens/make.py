@@ -9,9 +9,9 @@ from filelock import FileLock
 from lethe.files import write_json
 from lethe.progress import say
 from lethe.tokens.encode import encoders
+from lethe.tokens.meta import SPLITS
 from lethe.tokens.shards import (
     PARTIAL,
-    SPLITS,
     encode_part,
     encoded_path,
     is_encoded,

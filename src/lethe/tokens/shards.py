@@ -5,22 +5,32 @@
 """
 
 import hashlib
-import json
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Literal
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from pydantic import Field, NonNegativeInt
 from tokenizers import Tokenizer
 
-from lethe.config import Config, Source, UserError, validate
+from lethe.config import UserError
 from lethe.corpora.parquet import read_manifest
 from lethe.files import fingerprint, sha256, whole, write_json
 from lethe.tokens.encode import Difference, DisagreementError, Fast, reference
+from lethe.tokens.meta import (
+    SPLITS,
+    Counts,
+    Meta,
+    Shard,
+    Split,
+    check_bytes,
+    check_content,
+    check_shards,
+    check_size,
+    check_sums,
+    read_meta,
+)
 from lethe.tokens.tokenizer import (
     EOS_ID,
     TokenizerConfig,
@@ -34,50 +44,7 @@ from lethe.tokens.tokenizer import (
 
 SHARDS_VERSION = 1
 SHARD_TOKENS = 100_000_000
-SPLITS = ("train", "val")
 PARTIAL = ".partial"  # in a tokens folder, while it is made: the encoded parts
-
-Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
-
-
-class Shard(Config):
-    """One file of ids; `documents` is the number of `<eos>` in it."""
-
-    name: Annotated[str, Field(pattern=r"^(train|val)-[0-9]{5}\.bin$")]
-    tokens: NonNegativeInt
-    documents: NonNegativeInt
-    sha256: Sha256
-
-
-class Counts(Config):
-    """What a part or a split holds: documents that are not empty, ids with each `<eos>`, UTF-8 bytes of text."""
-
-    documents: NonNegativeInt
-    tokens: NonNegativeInt
-    bytes: NonNegativeInt
-
-
-class Split(Counts):
-    """A split: its counts and its files, in order."""
-
-    shards: list[Shard]
-
-
-class Meta(Config):
-    """`meta.json` of one corpus."""
-
-    version: Literal[1]
-    dtype: Literal["uint16", "uint32"]
-    tokenizer: Annotated[str, Field(pattern="^bpe[0-9]+-[0-9a-f]{8}$")]
-    tokenizer_sha256: Sha256
-    corpus: str
-    corpus_fingerprint: str
-    splits: dict[Literal["train", "val"], Split]
-
-    @property
-    def ids(self) -> np.dtype:
-        """The type of the ids on disk."""
-        return np.dtype(self.dtype).newbyteorder("<")
 
 
 def tokens_folder(corpora: dict[str, Path], config: TokenizerConfig, storage: Path) -> Path | None:
@@ -99,9 +66,11 @@ def tokens_folder(corpora: dict[str, Path], config: TokenizerConfig, storage: Pa
 def is_finished(root: Path, corpora: dict[str, Path]) -> bool:
     """Whether the shards of all these corpora are there, as their `meta.json` says."""
     try:
-        return TokenData(root).corpora == sorted(corpora)
+        found = TokenData(root).corpora
+        check_shards(root)
     except UserError:
         return False
+    return found == sorted(corpora)
 
 
 def token_dtype(tokenizer: Tokenizer) -> np.dtype:
@@ -175,9 +144,11 @@ def is_encoded(path: Path, dtype: np.dtype) -> bool:
 def is_joined(root: Path, corpus: str, tokenizer: Path) -> bool:
     """Whether the shards of a corpus, by the tokenizer in this folder, are as their `meta.json` says."""
     try:
-        return read_meta(root / corpus).tokenizer == tokenizer.name
+        meta = read_meta(root / corpus)
+        check_bytes(root / corpus, meta)
     except UserError:
         return False
+    return meta.tokenizer == tokenizer.name and meta.tokenizer_sha256 == sha256(tokenizer / "tokenizer.json")
 
 
 def join_parts(root: Path, corpus: str, folder: Path, tokenizer: Path) -> None:
@@ -223,7 +194,7 @@ def join_split(folder: Path, split: str, encoded: list[Path], dtype: np.dtype, l
         bytes=sum(part.bytes for part in counts),
         shards=[_write_shard(folder / f"{split}-{i:05}.bin", pieces) for i, pieces in enumerate(_cut(arrays, limit))],
     )
-    _check_sums(result, f"{folder}: {split}")
+    check_sums(result, f"{folder}: {split}")
     return result
 
 
@@ -262,35 +233,6 @@ def _write_shard(path: Path, pieces: list[np.ndarray]) -> Shard:
     )
 
 
-def _check_sums(split: Split, where: str) -> None:
-    for field in ("tokens", "documents"):
-        found, allowed = sum(getattr(shard, field) for shard in split.shards), getattr(split, field)
-        if found != allowed:
-            raise UserError(
-                f"{where}: {field}: found {found:,} in the shards; allowed: {allowed:,}, as in their counts"
-            )
-
-
-def read_meta(folder: Path) -> Meta:
-    """The `meta.json` of a corpus's shards; raises UserError if it is not there, or disagrees with the files."""
-    path = folder / "meta.json"
-    try:
-        data = json.loads(path.read_bytes())
-    except (OSError, ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not finished token shards: {error}; tokenize the corpora again") from None
-    meta = validate(Meta, Source(str(path), data, {}))
-    for name in SPLITS:
-        if name not in meta.splits:
-            raise UserError(f"{path}: splits.{name}: missing; it must be given")
-        _check_sums(meta.splits[name], f"{path}: splits.{name}")
-        for shard in meta.splits[name].shards:
-            file, allowed = folder / shard.name, shard.tokens * meta.ids.itemsize
-            found = file.stat().st_size if file.is_file() else None
-            if found != allowed:
-                raise UserError(f"{file}: found {found} bytes; allowed: {allowed}, as in meta.json; tokenize again")
-    return meta
-
-
 class TokenData:
     """All corpora of one `data/tokens/FOLDER`.
 
@@ -326,7 +268,10 @@ class TokenData:
         self.byte_lengths = np.pad(byte_lengths(tokenizer), (0, self.vocab_size - tokenizer.get_vocab_size()))
         for corpus, meta in self._metas.items():
             if meta.tokenizer_sha256 != self.tokenizer_fingerprint or meta.ids != token_dtype(tokenizer):
-                raise UserError(f"{root / corpus}: {self.tokenizer_path} is a tokenizer that does not match the shards")
+                raise UserError(
+                    f"{root / corpus}: {self.tokenizer_path} is a tokenizer that does not match the shards (sha256: "
+                    f"found {self.tokenizer_fingerprint[:12]}...; allowed: {meta.tokenizer_sha256[:12]}...)"
+                )
 
     def split(self, corpus: str, split: str) -> "TokenSplit":
         """The `train` or `val` split of a corpus; raises UserError for a corpus that is not here."""
@@ -343,13 +288,17 @@ class TokenSplit:
         self.tokens = split.tokens
         self.fingerprint = hashlib.sha256("".join(shard.sha256 for shard in split.shards).encode()).hexdigest()
         """sha256 over the sha256s of the shards, in order."""
-        self._paths = [folder / shard.name for shard in split.shards]
+        self._folder, self._split = folder, split
         self._ends = np.cumsum([shard.tokens for shard in split.shards], dtype=np.int64)
         self._dtype = dtype
 
     @cached_property
     def _shards(self) -> list[np.ndarray]:
-        return [np.memmap(path, self._dtype, "r") for path in self._paths]
+        """The maps; UserError for a file that was cut or altered since the folder was opened, be it long ago."""
+        for shard in self._split.shards:
+            check_size(self._folder / shard.name, shard, self._dtype)
+            check_content(self._folder / shard.name, shard)
+        return [np.memmap(self._folder / shard.name, self._dtype, "r") for shard in self._split.shards]
 
     def windows(self, context: int) -> int:
         """How many windows of context + 1 tokens there are, consecutive ones sharing a token."""

@@ -100,7 +100,10 @@ def finished_tokenizer(corpora: dict[str, Path], config: TokenizerConfig, storag
     except (OSError, ValueError, LookupError, TypeError):
         return None
     if found != expected:
-        raise UserError(f"{path}: not the tokenizer its report.json describes; delete {folder} to train it again")
+        raise UserError(
+            f"{path}: not the tokenizer its report.json describes (sha256: found {found[:12]}...; allowed: "
+            f"{expected[:12]}...); delete {folder} to train it again"
+        )
     return folder
 
 

@@ -29,20 +29,34 @@ class State:
     """Fingerprint of what the curve holds."""
     step: int = 0
     """Steps done."""
+    spent: int = 0
+    """Steps done before the stage began anew, if it did."""
     seconds: dict[str, float] = field(default_factory=lambda: {"steps": 0.0, "evaluation": 0.0, "checkpoints": 0.0})
     curve: list[tuple[Any, ...]] = field(default_factory=list)
     """Rows of the store's CURVE."""
 
 
 def save(partial: Path, state: State, tensors: Tensors) -> None:
-    """Write `partial/STEP/`, then drop all but this and the one before it."""
-    folder = partial / f"{state.step:08d}"
+    """Write `partial/STEP/`, STEP counting those spent too, then drop all but this and the one before it."""
+    folder = partial / f"{state.spent + state.step:08d}"
     folder.mkdir(parents=True, exist_ok=True)
     files = {name: save_tensors(folder / f"{name}.safetensors", held) for name, held in tensors.items() if held}
     record = asdict(state) | {"files": files}
     write_json(folder / "state.json", {**record, "fingerprint": fingerprint(record)})
     for old in sorted(partial.iterdir())[:-2]:
         shutil.rmtree(old)
+
+
+def glance(partial: Path) -> tuple[int, dict[str, float]] | None:
+    """The step of the newest checkpoint, and what was measured last before it; for people, so nothing is verified."""
+    for path in sorted(partial.glob("*/state.json"), reverse=True):
+        try:
+            state = json.loads(path.read_text())
+            values = {name: value for _, _, _, name, value in state["curve"]}
+            return int(state["step"]), values
+        except (OSError, ValueError, KeyError):
+            continue  # it is being replaced
+    return None
 
 
 def latest(partial: Path, key: str) -> tuple[State, Tensors] | None:

@@ -50,16 +50,26 @@ class Job:
     def is_finished(self) -> bool:
         return self.store.has(self.key, self.measured, self.keep_optimizer)
 
+    def await_finished(self) -> None:
+        """Wait a while until what another has finished is seen here."""
+        self.store.await_finished(self.key, self.measured, self.keep_optimizer)
+
     @property
     def partial(self) -> Path:
         """Where its checkpoints lie while it trains."""
         return self.store.folder(self.key) / "partial"
 
+    def fetch(self) -> None:
+        """Get its checkpoints from the store's bucket, where there is one: another machine may have come further."""
+        if self.store.bucket:
+            self.store.bucket.pull(self.partial)
+
     def load(self, stage: Stage) -> "nn.Module":
-        """The finished model of another stage."""
+        """The finished model of another stage, to be trained."""
+        from lethe.model.shared import unshare
         from lethe.training.load import load_model
 
-        return load_model(self.store, self.key_of(stage))
+        return unshare(load_model(self.store, self.key_of(stage)))
 
 
 def fingerprints(data: TokenData) -> dict[str, str]:

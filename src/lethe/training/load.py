@@ -1,11 +1,13 @@
 """From a stage of the store back to its model."""
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from lethe.config import UserError
 from lethe.interventions import find
 from lethe.interventions.interface import Switch
 from lethe.model.build import build_model, initialise
+from lethe.model.shared import unshare
 from lethe.training.stage import Stage
 from lethe.training.store import StageStore
 from lethe.worker import Worker
@@ -19,8 +21,8 @@ def fresh_model(stage: Stage, vocab_size: int) -> nn.Module:
 
 
 def load_model(store: StageStore, key: str) -> nn.Module:
-    """The finished model of a stage, on the CPU; UserError if it is not there, altered, or of another shape."""
-    weights = store.weights(key)
+    """The finished model of a stage, on the CPU; UserError if it is not there, altered, no numbers, or misshapen."""
+    weights = _weights(store, key)
     record = store.record(key)
     assert record is not None
     stage = Stage.model_validate(record["stage"])
@@ -44,10 +46,19 @@ def load_model(store: StageStore, key: str) -> nn.Module:
     return model
 
 
+def _weights(store: StageStore, key: str) -> dict[str, Tensor]:
+    """What the store has, where it can be read and holds numbers: a record may name the sha256 of anything."""
+    path, weights = store.folder(key) / "model.safetensors", store.weights(key)
+    for name, tensor in weights.items():
+        if not bool(torch.isfinite(tensor).all()):
+            raise UserError(f"{path}: {name}: found weights that are no numbers; allowed: finite weights")
+    return weights
+
+
 def _shape(store: StageStore, stage: Stage, record: dict) -> nn.Module:
     """A model of the stage's shape, whose weights are still to be loaded: its nearest reshaped ancestor's, or plain."""
     ancestors = reversed(stage.sequence[:-1])
     reshaped = next((s for s in ancestors if find(s.intervention.kind).reshapes), None)
     if reshaped:
-        return load_model(store, reshaped.key(record["data"]))
+        return unshare(load_model(store, reshaped.key(record["data"])))
     return build_model(stage.model, record["vocab_size"])

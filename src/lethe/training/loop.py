@@ -26,6 +26,7 @@ from lethe.training.load import fresh_model
 from lethe.training.machine import peak_bytes, prepare, processor
 from lethe.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from lethe.training.sampler import MixtureSampler
+from lethe.training.store import SPENT
 from lethe.worker import Worker
 
 Report = Callable[[int, dict[str, float]], None]
@@ -51,6 +52,8 @@ def evaluations(job: Job, worker: Worker) -> Iterator[tuple[int, dict[str, float
     with job.store.own(job.key) if worker.leads else nullcontext():
         if not worker.agree(worker.leads and job.is_finished):
             yield from Training(job, worker).run()
+        elif worker.leads:
+            job.store.send(job.key)  # whoever finished it may have been killed before
 
 
 class NextTokenLoss(nn.Module):
@@ -87,15 +90,19 @@ class Training:
         switch = Switch(self.stage, job.store, fingerprints(job.data), worker, job.data)
         self.intervention = self.stage.intervention.make(switch)
         self.monitors = monitors.of_stage(switch) if job.evaluation.monitors else None
-        parent = self.stage.parent
+        self.state = checkpoint.State(job.key, job.measured)
+        self._begin()
+        self._resume()
+
+    def _begin(self) -> None:
+        """The model at the switch, with its optimizer."""
+        job, parent = self.job, self.stage.parent
         model = job.load(parent) if parent else fresh_model(self.stage, job.data.vocab_size)
         self.model = self.intervention.at_switch(model.to(self.device))
         self.optimizer = make_optimizer(self.model, self.recipe, self.intervention.learning_rates(self.model))
         self.trainable = any(parameter.requires_grad for parameter in self.model.parameters())
         if parent and self.stage.carries:
             load_optimizer_tensors(self.optimizer, job.store.optimizer(job.key_of(parent)))
-        self.state = checkpoint.State(job.key, job.measured)
-        self._resume()
         self.forward = self._wrap(NextTokenLoss(self.model))
 
     def _wrap(self, module: nn.Module) -> nn.Module:
@@ -115,9 +122,11 @@ class Training:
             yield from self._evaluation({})
         while state.step < self.stage.steps:
             loss = self.train_step()
-            if state.step in self.marks:
+            if self._rolls_back():
+                yield from self._evaluation({})
+            elif state.step in self.marks:
                 yield from self._evaluation({"train_loss": loss})
-            if state.step % every == 0 and state.step < self.stage.steps:
+            if state.step % every == 0 and 0 < state.step < self.stage.steps:
                 self._checkpoint()
         if self.worker.leads:
             self._finish()
@@ -176,9 +185,29 @@ class Training:
         self._lap("evaluation")
         if not all(np.isfinite(value) for value in values.values()):
             raise DivergedError(f"the loss is not a number at step {state.step} of {self.stage.steps}: {values}")
+        self._note(values)
+        return values
+
+    def _note(self, values: dict[str, float]) -> None:
+        """Write values of now into the curve."""
+        state = self.state
         tokens, seconds = state.step * self.stage.tokens_per_step, sum(state.seconds.values())
         state.curve += [(state.step, tokens, seconds, name, value) for name, value in values.items()]
-        return values
+
+    def _rolls_back(self) -> bool:
+        """Let the intervention read the model, and begin anew if it asks for that: what was measured is set apart."""
+        state = self.state
+        if not (read := self.intervention.watch(self.model, state.step)):
+            return False
+        self._lap("steps")
+        self._note(read)
+        if not self.intervention.rolls_back(read):
+            return False
+        state.curve = [(*point, f"{SPENT}{name}", value) for *point, name, value in state.curve]
+        state.spent, state.step = state.step, 0
+        self._begin()
+        self._checkpoint()  # a later one must not be taken for a step of the first run
+        return True
 
     def _lap(self, part: str) -> None:
         """Add the time since the last lap to `part`."""
@@ -197,15 +226,19 @@ class Training:
                 "intervention": self.intervention.state(),
             }
             checkpoint.save(self.job.partial, self.state, tensors)
+            self.job.store.send(self.job.key)
         self._lap("checkpoints")
 
     def _resume(self) -> None:
+        self.job.fetch()
         found = checkpoint.latest(self.job.partial, self.job.key)
         if found and found[0].measured == self.job.measured:  # else the curve's first part would be another's
             self.state, tensors = found
+            self.intervention.restore(tensors.get("intervention", {}))
+            if self.state.spent:
+                self._begin()
             self.model.load_state_dict(tensors["model"], strict=not self.intervention.reshapes)
             load_optimizer_tensors(self.optimizer, tensors.get("optimizer", {}))
-            self.intervention.restore(tensors.get("intervention", {}))
 
     def _finish(self) -> None:
         job, seconds = self.job, self.state.seconds
@@ -218,6 +251,8 @@ class Training:
             "tokens_folder": job.data.root.name,
             "vocab_size": job.data.vocab_size,
             "unigram_counts": MixtureSampler(self.stage.trained, job.data).unigram_counts().tolist(),
+            "spent_steps": self.state.spent,
+            "intervention": self.intervention.record(),
             "seconds": seconds | {"total": sum(seconds.values())},
             "peak_bytes": peak_bytes(self.device),
             "made_with": {

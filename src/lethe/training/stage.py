@@ -5,7 +5,7 @@ Nothing here imports torch, so plans of any size are cheap.
 """
 
 from collections.abc import Mapping
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
@@ -17,11 +17,10 @@ from pydantic import (
     PositiveInt,
     ValidationInfo,
     field_validator,
-    model_validator,
 )
 
 from lethe.config import Config
-from lethe.files import fingerprint
+from lethe.files import canonical, digest, fingerprint
 from lethe.interventions import InterventionConfig, find
 from lethe.model.config import ModelConfig
 from lethe.training.mixture import draws
@@ -68,6 +67,8 @@ class Recipe(Config):
         if switch and self.warmup_at_switch is not None:
             return self.model_copy(update={"warmup": self.warmup_at_switch, "warmup_at_switch": None})
         carry = self.optimizer_at_switch if switch else "reset"
+        if (self.warmup_at_switch, self.optimizer_at_switch) == (None, carry):
+            return self
         return self.model_copy(update={"warmup_at_switch": None, "optimizer_at_switch": carry})
 
 
@@ -93,7 +94,7 @@ class StageConfig(Recipe):
     evaluation: Evaluation = Evaluation()
     checkpoint_every: PositiveInt = Field(default=100, description="steps between checkpoints: what a kill can cost")
 
-    @property
+    @cached_property
     def recipe(self) -> Recipe:
         return Recipe(**{name: getattr(self, name) for name in Recipe.model_fields})
 
@@ -104,10 +105,10 @@ class Stage(Config):
     model: ModelConfig
     mixture: dict[str, NonNegativeFloat]
     tokens: NonNegativeInt
-    recipe: Recipe
     seed: NonNegativeInt
     intervention: InterventionConfig = InterventionConfig(kind="none")
     parent: Self | None = None
+    recipe: Recipe  # after the parent, see below
     reads: tuple[Self, ...] = ()
 
     @field_validator("mixture")
@@ -116,12 +117,12 @@ class Stage(Config):
         total = sum(mixture.values())
         if total <= 0:
             raise ValueError(f"found weights that sum to {total:g}; allowed: at least one weight above 0")
-        return {name: mixture[name] / total for name in sorted(mixture) if mixture[name] > 0}
+        return {name: weight / total for name, weight in sorted(mixture.items()) if weight > 0}
 
-    @model_validator(mode="after")
-    def _acting_recipe(self) -> Self:
-        object.__setattr__(self, "recipe", self.recipe.at(switch=self.parent is not None))
-        return self
+    @field_validator("recipe")
+    @classmethod
+    def _acting_recipe(cls, recipe: Recipe, info: ValidationInfo) -> Recipe:
+        return recipe.at(switch=info.data.get("parent") is not None)
 
     def altered(self, **changes: Any) -> Self:
         """This stage with other fields."""
@@ -130,8 +131,9 @@ class Stage(Config):
     def with_reads(self) -> Self:
         """This stage with what its intervention reads; without steps, if the intervention trains none."""
         kind = find(self.intervention.kind)
-        reads = kind.reads(kind.Parameters.model_validate(self.intervention.parameters), self)
-        return self.altered(reads=reads, tokens=self.tokens if kind.trains else 0)
+        reads = kind.reads(self.intervention.typed, self)
+        tokens = self.tokens if kind.trains else 0
+        return self if (reads, tokens) == (self.reads, self.tokens) else self.altered(reads=reads, tokens=tokens)
 
     @property
     def tokens_per_step(self) -> int:
@@ -172,31 +174,45 @@ class Stage(Config):
         return total
 
     @cached_property
+    def shape(self) -> str:
+        """Equal where finished models are built alike; such stages cost the same for each token."""
+        reads = tuple(stage.shape for stage in self.reads)
+        return _shape(self.model, self.intervention, self.parent.shape if self.parent else None, reads)
+
+    @cached_property
     def identity(self) -> str:
         """Hash of the specification alone: equal stages of a plan merge on it before any corpus exists."""
-        return self._hash({})
+        parent, reads = self.parent.identity if self.parent else None, [stage.identity for stage in self.reads]
+        return digest(f"{self.shape} {_text(self.recipe)} {self.mixture} {self.steps} {self.seed} {parent} {reads}")
 
     def key(self, fingerprints: Mapping[str, str]) -> str:
         """The stage key: `fingerprints` holds one entry for each corpus and one for the `tokenizer`.
 
         Only what the stage and its ancestors read enters, so another corpus in the grid changes no key.
         """
-        return self._hash(fingerprints)
-
-    def _hash(self, fingerprints: Mapping[str, str]) -> str:
-        names = ["tokenizer", *self.mixture] if fingerprints else []
-        record: dict[str, Any] = {
+        parts = {name: _text(getattr(self, name)) for name in ("model", "recipe", "intervention")}
+        record: dict[str, Any] = {name: name for name in parts} | {
             "semantics": SEMANTICS,
-            "model": self.model.model_dump(mode="json"),
             "mixture": self.mixture,
             "steps": self.steps,
-            "recipe": self.recipe.model_dump(mode="json"),
             "seed": self.seed,
-            "intervention": self.intervention.model_dump(mode="json"),
-            "parent": self.parent._hash(fingerprints) if self.parent else None,
-            "reads": [stage._hash(fingerprints) for stage in self.reads],
-            "data": {name: fingerprints[name] for name in names},
+            "parent": self.parent.key(fingerprints) if self.parent else None,
+            "reads": [stage.key(fingerprints) for stage in self.reads],
+            "data": {name: fingerprints[name] for name in ("tokenizer", *self.mixture)},
         }
         if (version := find(self.intervention.kind).version) > 1:
             record["intervention_version"] = version
-        return fingerprint(record)
+        text = canonical(record)
+        for name, part in parts.items():  # equal in thousands of stages, so made once
+            text = text.replace(f'"{name}":"{name}"', f'"{name}":{part}', 1)
+        return digest(text)
+
+
+@cache
+def _text(config: Config) -> str:
+    return canonical(config.model_dump(mode="json"))
+
+
+@cache
+def _shape(model: ModelConfig, intervention: InterventionConfig, parent: str | None, reads: tuple[str, ...]) -> str:
+    return fingerprint([_text(model), _text(intervention), parent, reads])

@@ -1,0 +1,40 @@
+"""Whether the benchmark of kills and faults sees what it says: one of each, and a grid that is not as it must be."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from benchmarks.chaos.__main__ import disturb
+from benchmarks.chaos.faults import copy_of_calm
+from benchmarks.chaos.lab import Lab, lost_steps
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(1200)]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Lab:
+    return Lab(tmp_path_factory.mktemp("chaos"))
+
+
+def test_a_kill_and_a_fault_change_nothing(lab):
+    result = disturb(lab, kills=1, names=["a_file_of_a_stage_deleted"], outage=1, seed=0)
+    assert result.pop("lost_steps_max") <= 20
+    assert result == {"kills": 1, "faults": 1, "identical": 1, "doubled_points": 0, "lost_points": 0, "wrong": []}
+
+
+def test_what_differs_is_seen(lab):
+    storage = copy_of_calm(lab, "other")
+    assert not lab.compare(storage).differences
+    (storage / "runs" / "stages" / ".half.json.host.1-1").touch()
+    record = next((storage / "runs" / "stages").glob("*/stage.json"))
+    shutil.move(record, storage)
+    differences = lab.compare(storage).differences
+    assert "weights differ" in differences
+    assert any("left over: .half.json" in difference for difference in differences)
+
+
+def test_steps_that_are_trained_again_are_counted_by_stage(tmp_path: Path):
+    assert lost_steps(tmp_path) == 0
+    (tmp_path / "trace.txt").write_text("a 0\na 1\nb 0\na 2\nb 1\na 1\na 2\nb 0\n")
+    assert lost_steps(tmp_path) == 2
