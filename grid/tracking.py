@@ -44,7 +44,9 @@ NOT_SHOWN = ("probe_accuracy_byte/", "probe_margin_sd/")
 NOTE_CHARACTERS = 19_000  # an experiment's tag takes 20,000
 TAG_CHARACTERS = 5_000  # a run's takes 8,000
 VIEW = "lethe"  # the name under which the pages find the columns to show
-BATCH = 1000  # points that one call takes
+BATCH = 800  # points; one call takes 1000 points, params and tags
+PAGE = 1000  # runs
+HOLDS = "lethe.sent"  # the tag that tells which letter a run holds
 LIVE_EVERY = 30.0  # seconds between two letters about a cell that is being trained
 PATIENCE = 900.0  # seconds, for a server that is away when all else is done
 
@@ -89,6 +91,28 @@ def letter(grid: Grid, cell: Cell, row: Mapping[str, Any], curve: pa.Table | Non
     )
 
 
+@dataclass
+class Run:
+    """What a run in MLflow holds, as far as it decides what is sent: the digest of a letter, and what is measured once.
+
+    `start` is in milliseconds.
+    """
+
+    id: str
+    start: int
+    status: str
+    holds: str | None
+    measured: set[str]
+    has_inputs: bool
+
+    @classmethod
+    def of(cls, run: Any) -> "Run":
+        """From MLflow's."""
+        holds, measured = run.data.tags.get(HOLDS), MEASURED_ONCE & run.data.metrics.keys()
+        has_inputs = bool(run.inputs and run.inputs.dataset_inputs)
+        return cls(run.info.run_id, run.info.start_time, run.info.status, holds, measured, has_inputs)
+
+
 class Tracker:
     """The grid's experiment at a tracking URI; creates store and experiment where they are missing.
 
@@ -115,6 +139,7 @@ class Tracker:
             raise UserError(f"{found}; {allowed}") from None
         self.outbox = Outbox[Letter]("MLflow", self.send)
         self._told: dict[str, float] = {}
+        self._runs: dict[str, Run] | None = None
         self._sent: dict[str, int] = {}
 
     def _experiment(self) -> str:
@@ -147,40 +172,71 @@ class Tracker:
 
     def send(self, letter: Letter) -> None:
         """Write a cell's run now; does nothing where the run holds just that. Raises what MLflow's client raises."""
+        try:
+            self._send(letter, self._run(letter.cell))
+        except Exception:
+            self._runs = None  # an answer may be lost: what the store holds is asked again
+            raise
+
+    def _send(self, letter: Letter, run: Run) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        run = self._run(letter.cell)
-        if run.data.tags.get("lethe.sent") == letter.digest:
+        status = STATUS.get(letter.status, "RUNNING")
+        if run.holds == letter.digest and run.status == status:
             return
-        run_id, start, have = run.info.run_id, run.info.start_time, run.data.metrics
-        params = [Param(name, value) for name, value in letter.params.items()]
-        tags = [RunTag(name, value) for name, value in (letter.tags | _versions()).items()]
-        self.client.log_batch(run_id, params=params, tags=tags)
-        points = [point for point in letter.points if not (point[0] in MEASURED_ONCE and point[0] in have)]
+        points = [point for point in letter.points if point[0] not in run.measured]
         if letter.status not in STATUS:  # a curve that grows at its end
             points = points[self._sent.get(letter.cell, 0) :]
-        metrics = [Metric(name, value, start + tokens, tokens) for name, value, tokens in points]
-        for i in range(0, len(metrics), BATCH):
-            self.client.log_batch(run_id, metrics[i : i + BATCH])
-        if letter.status in STATUS:
-            self.client.log_text(run_id, letter.config, "config.json")
-            self.client.set_terminated(run_id, STATUS[letter.status])
-        else:
             self._sent[letter.cell] = len(letter.points)
-            self.client.update_run(run_id, "RUNNING")
-        self.client.set_tag(run_id, "lethe.sent", letter.digest)
+        else:
+            self.client.log_text(run.id, letter.config, "config.json")
+        metrics = [Metric(name, value, run.start + tokens, tokens) for name, value, tokens in points]
+        while len(metrics) > BATCH:
+            self.client.log_batch(run.id, metrics[:BATCH])
+            metrics = metrics[BATCH:]
+        params = [Param(name, value) for name, value in letter.params.items()]
+        tags = [RunTag(name, value) for name, value in (letter.tags | _versions()).items()]
+        self.client.log_batch(run.id, metrics, params, [*tags, RunTag(HOLDS, letter.digest)])
+        if status != run.status:
+            end = self.client.set_terminated if letter.status in STATUS else self.client.update_run
+            end(run.id, status)
+        run.holds, run.status = letter.digest, status
+        run.measured |= MEASURED_ONCE & {name for name, _, _ in points}
 
-    def _run(self, cell: str) -> Any:
-        """The cell's run; where an answer was lost and there are two, the first."""
-        this = f"tags.`lethe.cell` = '{cell}'"
-        found = self.client.search_runs([self.experiment], this, order_by=["attributes.start_time"])
-        for double in found[1:]:
-            self.client.delete_run(double.info.run_id)
-        if found:
-            return found[0]
-        run = self.client.create_run(self.experiment, run_name=cell, tags={"lethe.cell": cell})
-        self.client.log_inputs(run.info.run_id, [_input(name, digest) for name, digest in self.data_sets.items()])
+    def _run(self, cell: str) -> Run:
+        """The cell's run, made where there is none; all are asked for once."""
+        if self._runs is None:
+            self._runs, self._sent = self._find_runs(), {}
+        if cell not in self._runs:
+            made = self.client.create_run(self.experiment, run_name=cell, tags={"lethe.cell": cell})
+            self._runs[cell] = Run.of(made)
+        run = self._runs[cell]
+        if not run.has_inputs:
+            self.client.log_inputs(run.id, [_input(name, digest) for name, digest in self.data_sets.items()])
+            run.has_inputs = True
         return run
+
+    def _find_runs(self) -> dict[str, Run]:
+        """The experiment's runs by cell; where an answer was lost and a cell has two, the first."""
+        found: dict[str, Run] = {}
+        doubles: list[str] = []
+        token = None
+        while True:
+            page = self.client.search_runs(
+                [self.experiment], order_by=["attributes.start_time"], max_results=PAGE, page_token=token
+            )
+            for run in page:
+                cell = run.data.tags.get("lethe.cell")
+                if cell in found:
+                    doubles.append(run.info.run_id)
+                elif cell:
+                    found[cell] = Run.of(run)
+            token = page.token
+            if not token:
+                break
+        for run_id in doubles:  # not earlier: it would move the pages
+            self.client.delete_run(run_id)
+        return found
 
     def where_to_look(self) -> str:
         """How to open these runs in a browser: a command where the store is a file, and the page."""

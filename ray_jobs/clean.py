@@ -11,7 +11,7 @@ from grid.spec import load_grid
 from lethe.config import UserError
 from lethe.devices import readable
 from lethe.program import parser, run_program
-from ray_jobs.run_grid import make_plan
+from ray_jobs.prepare import make_plan
 
 
 def main(argv: list[str]) -> int:

@@ -33,7 +33,7 @@ def main(argv: list[str]) -> int:
         from grid.self_check_measured import same, seeds
         from grid.self_check_stages import IncompleteError, train
         from lethe.files import write_json
-        from ray_jobs.run_grid import prepare
+        from ray_jobs.prepare import prepare
 
         try:
             trained = train(grid, prepare(grid))

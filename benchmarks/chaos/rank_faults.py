@@ -10,7 +10,7 @@ from benchmarks.chaos.faults import fault
 from benchmarks.chaos.lab import TWO_RANKS, Lab, Program, lines, results, signal_to
 
 RANK = "ray::RayTrainWorker"
-STOOD_STILL = 240  # seconds: 15 until the others give up, and new processes, which a busy machine takes its time for
+STOOD_STILL = 120  # seconds: 15 until the others give up, and new processes, which a busy machine takes its time for
 TOLERANCE = 1e-4  # nats; of a final loss, where the same gradients are summed in another order: 5e-8 were seen
 
 
