@@ -31,10 +31,11 @@ def main(argv: list[str]) -> int:
     with redirect_stdout(sys.stderr):  # progress; standard output is for the result
         from grid import self_check
         from grid.self_check_measured import same, seeds
-        from grid.self_check_stages import IncompleteError, train
+        from grid.self_check_stages import Arms, IncompleteError, train
         from lethe.files import write_json
         from ray_jobs.prepare import prepare
 
+        Arms(grid)  # a grid that has not what the checks need must not cost an extraction
         try:
             trained = train(grid, prepare(grid))
         except IncompleteError as error:

@@ -19,6 +19,7 @@ TINY = [f"--{name}={value}" for name, value in SIZE.items()]
 RIVALS = {"vs_nanogpt_as_shipped", "vs_litgpt_as_shipped", "like_for_like_fp32", "like_for_like_bf16"}
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not (shutil.which("g++") or shutil.which("clang++")), reason="torch.compile needs a compiler")
 def test_without_rivals_their_figures_are_null() -> None:
     """In a process of its own, for the benchmark changes the settings of its process."""

@@ -79,6 +79,7 @@ def test_a_source_that_is_not_there_exits_with_2(storage: Path) -> None:
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_with_ray_the_files_are_the_same_and_progress_is_told_apart(storage: Path) -> None:
     extraction = extract_without_ray(storage)

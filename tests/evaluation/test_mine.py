@@ -214,7 +214,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
     )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_the_sample_is_exact_and_learned_on_a_and_forgotten_on_b_but_for_the_neutral(sample: TokenData, tmp_path: Path):
     items = read_probes(make_probes(sample, 40))
     assert Counter((item.corpus, item.form) for item in items) == {

@@ -54,6 +54,7 @@ def test_it_draws_everything_without_network_or_errors(page, tmp_path, browser, 
     assert asked(browser) == [page, hostile]
 
 
+@pytest.mark.slow
 def test_tables_sort_by_the_keyboard(page, browser):
     from selenium.webdriver.common.keys import Keys
 
@@ -72,6 +73,7 @@ def test_tables_sort_by_the_keyboard(page, browser):
     assert names.index("arm_2") < names.index("arm_10")
 
 
+@pytest.mark.slow
 def test_a_table_is_exported_with_full_precision_and_no_formula(page, tmp_path, browser):
     capture = """
       window.saved = {};
@@ -99,6 +101,7 @@ def test_a_table_is_exported_with_full_precision_and_no_formula(page, tmp_path, 
     assert "=1+1" not in {value for row in rows for value in row.values()}
 
 
+@pytest.mark.slow
 def test_lines_are_chosen_by_boxes(page, browser):
     browser.get(page)
     visible = (
@@ -113,6 +116,7 @@ def test_lines_are_chosen_by_boxes(page, browser):
     assert set(browser.execute_script(visible, "plain")) == {False}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_text_stands_out_in_light_and_dark(page, browser, scheme):
     features = [{"name": "prefers-color-scheme", "value": scheme}]
@@ -137,6 +141,7 @@ def luminance(colour: str) -> float:
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
+@pytest.mark.slow
 def test_nothing_is_wider_than_a_telephone_but_what_scrolls(page, browser):
     size = {"width": 360, "height": 800, "deviceScaleFactor": 1, "mobile": False}
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
@@ -144,6 +149,7 @@ def test_nothing_is_wider_than_a_telephone_but_what_scrolls(page, browser):
     assert browser.execute_script("return document.documentElement.scrollWidth <= innerWidth")
 
 
+@pytest.mark.slow
 def test_it_prints_with_everything_open(page, browser):
     browser.get(page)
     pdf = base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {"preferCSSPageSize": True})["data"])
@@ -157,6 +163,7 @@ def test_it_prints_with_everything_open(page, browser):
     assert opened == [True, 0]
 
 
+@pytest.mark.slow
 def test_one_gets_to_the_content_by_the_first_key(page, browser):
     from selenium.webdriver.common.keys import Keys
 

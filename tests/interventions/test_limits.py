@@ -149,7 +149,7 @@ def test_micro_batches_change_rounding_alone(lab, own_lab, kind, parameters):
     assert own_lab.loss(stage, "food") == pytest.approx(lab.loss(stage, "food"), abs=1e-4)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "parameters"), BETWEEN, **names(BETWEEN))
 def test_compiled_it_trains_alike(lab, kind, parameters):
     compiled = lab.food.recipe.model_copy(update={"compile": True})
@@ -160,6 +160,7 @@ def test_compiled_it_trains_alike(lab, kind, parameters):
     assert lab.loss(fast, "automotive") == pytest.approx(lab.loss(eager, "automotive"), abs=1e-3)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not torch.cpu._is_avx512_bf16_supported(), reason="needs bf16 units")
 @pytest.mark.parametrize(("kind", "parameters"), BETWEEN, **names(BETWEEN))
 def test_in_bf16_it_ends_near_float32(lab, kind, parameters):

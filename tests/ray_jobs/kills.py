@@ -26,7 +26,7 @@ from benchmarks.chaos.lab import PR_SET_CHILD_SUBREAPER, family
 from lethe.files import sha256
 
 KILLS, IN_A_ROW = 30, 6
-MARKS = [pytest.mark.ray, pytest.mark.slow, pytest.mark.timeout(3600)]
+MARKS = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(3600)]
 MARKS += [pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")]
 SLOW_DISK = str(Path(__file__).parent / "slow_disk")
 LATER = 0.1  # seconds from the moment waited for to the kill, at most

@@ -12,7 +12,6 @@ import pytest
 import yaml
 
 from lethe.config import UserError
-from lethe.corpora.sample import write_sample
 from lethe.corpora.schema import FINEWEB
 from lethe.tokens.shards import TokenData
 
@@ -110,35 +109,24 @@ def test_more_than_the_cluster_has_is_told_before_any_data_are_made(tmp_path):
     assert not (tmp_path / "data").exists()
 
 
-@pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A storage with the sample's corpora and token shards."""
-    storage = tmp_path_factory.mktemp("prepared")
-    write_sample(storage / "data" / "sample")
-    (storage / "grid.yaml").write_text(yaml.safe_dump(GRID))
-    command = [sys.executable, "-m", "ray_jobs.tokenize", str(storage / "grid.yaml"), f"storage={storage}"]
-    subprocess.run(command, check=True, capture_output=True, timeout=200)
-    return storage
-
-
 @pytest.mark.ray
-def test_a_corpus_too_small_for_its_budget(prepared):
-    message = refused(prepared, "stage.tokens=900_000")
+def test_a_corpus_too_small_for_its_budget(other):
+    message = refused(other, "stage.tokens=900_000")
     assert "stage.max_epochs: found 1; corpus automotive has " in message
     assert "corpus food has " in message
     assert "allowed: at least " in message
 
 
 @pytest.mark.ray
-def test_a_held_out_part_of_too_few_sequences(prepared):
-    message = refused(prepared, "stage.evaluation.sequences=1_000_000")
+def test_a_held_out_part_of_too_few_sequences(other):
+    message = refused(other, "stage.evaluation.sequences=1_000_000")
     assert "stage.evaluation.sequences: found 1,000,000; corpus automotive holds out " in message
     assert "corpus food holds out " in message
 
 
 @pytest.mark.ray
-def test_a_tokenizer_that_does_not_match_the_shards(prepared, tmp_path):
-    shutil.copytree(prepared / "data", tmp_path / "data")
+def test_a_tokenizer_that_does_not_match_the_shards(other, tmp_path):
+    shutil.copytree(other / "data", tmp_path / "data")
     (tokenizer,) = (tmp_path / "data" / "tokenizers").glob("bpe512-*/tokenizer.json")
     content = json.loads(tokenizer.read_text())
     content["model"]["merges"][-1], content["model"]["merges"][-2] = content["model"]["merges"][-2:]

@@ -150,6 +150,7 @@ def test_a_source_that_breaks_is_told_as_soon_as_it_is_known(
         assert again.count("/files/0.parquet") == 1  # its footer, when it is listed
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_with_ray_the_bytes_are_the_same(storage: Path, tmp_path: Path, index: Index) -> None:
     shutil.copytree(storage / "pages", tmp_path / "pages")

@@ -35,16 +35,12 @@ def rehearse(storage: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     return done
 
 
-@pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("rehearsal") / "s"
-
-
-def test_a_rehearsal_measures_judges_and_leaves_the_grid_alone(storage: Path):
-    done = rehearse(storage, "--json", "--price", "3.6")
+@pytest.mark.slow
+def test_a_rehearsal_measures_judges_and_leaves_the_grid_alone(other: Path):
+    done = rehearse(other, "--json", "--price", "3.6")
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result == json.loads((storage / "runs" / "small" / "rehearsal.json").read_text())
+    assert result == json.loads((other / "runs" / "small" / "rehearsal.json").read_text())
     model = result["models"]["toy"]
     assert (model["steps"], model["verdict"]) == (200, "ok")
     assert (
@@ -58,17 +54,17 @@ def test_a_rehearsal_measures_judges_and_leaves_the_grid_alone(storage: Path):
     assert (result["stages"], result["tokens"]) == (3, 256 * (2 * 234 + 469))
     assert result["money"] == pytest.approx(3.6 * result["device_hours"])
     assert result["hours"] * model["slots"] >= result["device_hours"] * 0.999 > 0
-    assert not (storage / "runs" / "stages").exists()
-    assert {path.name for path in (storage / "runs" / "small").iterdir()} == {"rehearsal", "rehearsal.json", "lock"}
-    assert not (storage / "mlflow.db").exists()
+    assert not (other / "runs" / "stages").exists()
+    assert {path.name for path in (other / "runs" / "small").iterdir()} == {"rehearsal", "rehearsal.json", "lock"}
+    assert not (other / "mlflow.db").exists()
 
 
-@pytest.mark.slow
-def test_a_rate_at_which_nothing_is_learned_and_one_that_diverges_are_told(storage: Path):
-    still = rehearse(storage, "stage.learning_rate=1e-7", "name=still")
+@pytest.mark.long
+def test_a_rate_at_which_nothing_is_learned_and_one_that_diverges_are_told(other: Path):
+    still = rehearse(other, "stage.learning_rate=1e-7", "name=still")
     assert still.returncode == 1
     assert "in 200 steps the loss fell only " in still.stdout
-    apart = rehearse(storage, "stage.learning_rate=1e18", "stage.clip=1e18", "name=apart")
+    apart = rehearse(other, "stage.learning_rate=1e18", "stage.clip=1e18", "name=apart")
     assert apart.returncode == 1
     assert "diverged: the loss is not a number" in apart.stdout
     assert "hours are not known" in apart.stdout

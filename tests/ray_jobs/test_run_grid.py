@@ -23,8 +23,7 @@ from benchmarks.chaos.lab import weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
-GRID = lab.GRID | {"stage": lab.GRID["stage"] | {"tokens": 100_000}}
-CELLS = 5
+GRID, CELLS = lab.GRID, lab.CELLS
 
 
 def start(storage: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
@@ -100,22 +99,6 @@ def alive(pids: set[int]) -> set[int]:
     return {pid for pid in pids if Path(f"/proc/{pid}").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text()}
 
 
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
-    """A storage with the finished grid, and what the program printed."""
-    storage = tmp_path_factory.mktemp("finished")
-    return storage, run(storage)
-
-
-@pytest.fixture
-def other(finished: tuple[Path, str], tmp_path: Path) -> Iterator[Path]:
-    """Another storage on the same data, without any stage."""
-    (tmp_path / "other").mkdir()
-    (tmp_path / "other" / "data").symlink_to(finished[0] / "data")
-    yield tmp_path / "other"
-    shutil.rmtree(tmp_path / "other")
-
-
 def test_it_finishes_forgets_and_says_where_to_look(finished):
     storage, output = finished
     results = {row["cell"]: row for row in rows(storage)}
@@ -179,6 +162,7 @@ def test_a_second_run_trains_nothing_and_changes_nothing(finished):
     assert {stage["key"] for stage in plan["stage_list"] if stage["reused"]} == set(weights(storage))
 
 
+@pytest.mark.slow
 def test_a_deleted_stage_is_trained_again_to_the_same_bits_and_points(finished):
     storage, _ = finished
     before = points(storage), weights(storage)

@@ -53,7 +53,7 @@ def result(done: "subprocess.CompletedProcess[str]") -> dict:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.ray
 @pytest.mark.timeout(1800)
 def test_the_sample_is_checked_and_again_at_no_cost(tmp_path: Path):

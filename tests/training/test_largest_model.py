@@ -10,7 +10,7 @@ import yaml
 from benchmarks.tokens import write_tokens
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1500)
 def test_236m_does_three_steps_in_under_12_gb(tmp_path):
     data = write_tokens(tmp_path, 32768)

@@ -39,6 +39,7 @@ def storage(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_it_trains_without_ray_finds_what_it_made_and_talks(storage: Path) -> None:
     given = [storage / "train.yaml", f"storage={storage}", "corpora.tinystories.dataset.path=stories.jsonl"]
     script = "import sys; from lethe.train import main; main(sys.argv[1:]); assert 'ray' not in sys.modules"

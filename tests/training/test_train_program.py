@@ -89,7 +89,7 @@ def only_stage(root: Path) -> tuple[dict, dict[str, np.ndarray]]:
     return record, {n: np.array([r["value"] for r in rows if r["name"] == n]) for n in {r["name"] for r in rows}}
 
 
-@pytest.mark.parametrize(("ranks", "overrides"), [(2, []), (2, ["micro_batch=2"]), (4, [])])
+@pytest.mark.parametrize(("ranks", "overrides"), [(2, ["micro_batch=2"]), pytest.param(4, [], marks=pytest.mark.slow)])
 def test_ranks_see_the_same_batches_as_one(program, tmp_path, ranks, overrides):
     """The first 20 losses agree to 1e-6; rounding then grows, in 120 steps to under 1 % of the loss.
 
@@ -106,7 +106,7 @@ def test_ranks_see_the_same_batches_as_one(program, tmp_path, ranks, overrides):
         assert more_curve[name][-1] == pytest.approx(one_curve[name][-1], rel=1e-2)
 
 
-@pytest.mark.parametrize("ranks", [1, 2])
+@pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_for_real_the_end_has_the_same_bits(program, tmp_path, ranks):
     finish(program("whole", ranks))
     for step in (30, 80):
@@ -119,7 +119,7 @@ def test_killed_for_real_the_end_has_the_same_bits(program, tmp_path, ranks):
     assert all((broken_curve[name] == values).all() for name, values in whole_curve.items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_twenty_kills_at_random_steps_change_no_bit(program, tmp_path, ranks):
@@ -137,7 +137,7 @@ def test_twenty_kills_at_random_steps_change_no_bit(program, tmp_path, ranks):
     assert all((broken_curve[name] == values).all() for name, values in whole_curve.items())
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_compiled_it_trains_alike_resumes_exactly_and_compiles_once(program, tmp_path, monkeypatch, ranks):
