@@ -11,8 +11,10 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+from filelock import FileLock
 
 import lethe.interventions
+from benchmarks.chaos.lab import Lab
 from lethe.corpora.parquet import PartWriter
 from lethe.files import write_json
 from lethe.tokens.shards import PARTIAL, TokenData, encode_part, encoded_path, join_parts
@@ -61,6 +63,18 @@ def write_toy_tokens(root: Path, documents: int = 120) -> Path:
 @pytest.fixture(scope="session")
 def toy_tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
     return TokenData(write_toy_tokens(tmp_path_factory.mktemp("toy")))
+
+
+@pytest.fixture(scope="session")
+def lab(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Lab]:
+    """A small grid that has run to its end, and storages on its data; one for all of pytest's workers."""
+    base = tmp_path_factory.getbasetemp()
+    lab = Lab((base if worker_id == "master" else base.parent) / "lab")
+    lab.root.mkdir(exist_ok=True)
+    with FileLock(lab.root / "lock"):
+        assert lab.calm
+    yield lab
+    lab.kill_all()
 
 
 @pytest.fixture
