@@ -13,17 +13,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from benchmarks.chaos.lab import free_port
+
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
 ROOT = Path(__file__).parents[2]
 OVERRIDES = ["baselines=[sequential_ab, sequential_ba]", "interleaving_ratios=[0]", "seeds=[0]", "models=[toy]"]
 OVERRIDES += ["stage.tokens=20000", "name=job"]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return found.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +36,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, dict[s
     (temporary / "token").write_text("0123456789abcdef" * 4)
     (temporary / "token").chmod(0o600)
     command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={port}", f"--dashboard-port={dashboard}"]
+    command += [f"--dashboard-agent-listen-port={free_port()}"]  # another Ray of this machine has the usual one
     with (temporary / "head.log").open("w") as log:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     for _ in range(120):
