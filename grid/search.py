@@ -95,9 +95,12 @@ class _Watch(tune.Callback):
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune keeps its callbacks for a later restore, which never comes
 
+    def _listen(self, trial: Any) -> None:
+        self.heard[trial.trial_id] = Pulse(trial, self.frozen_after[trial.config["cell"]])
+
     def on_trial_start(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         self.progress.begun(trial.config["cell"])
-        self.heard[trial.trial_id] = Pulse(trial, self.frozen_after[trial.config["cell"]])
+        self._listen(trial)
 
     def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: dict[str, Any], **info: Any) -> None:
         self.heard[trial.trial_id].beat()
@@ -112,6 +115,13 @@ class _Watch(tune.Callback):
     def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
         self.progress.beat()
         since, self.looked = self.looked, time.monotonic()
+        new = self.queue.running.keys() - self.heard.keys()  # a process may be frozen when it is handed its next cell
+        for trial in reversed(trials if new else []):
+            if trial.trial_id in new:
+                self._listen(trial)
+                new.remove(trial.trial_id)
+            if not new:
+                break
         for pulse in self.heard.values():
             if self.looked - since > SLEPT:
                 pulse.last += self.looked - since  # it is the driver that was stopped for a while
@@ -129,7 +139,7 @@ class _Watch(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: Any, trial: Any, **info: Any) -> None:
         story = Path(trial.error_file).read_text()
-        pulse = self.heard.pop(trial.trial_id, None)  # there is none of a process that died as it started
+        pulse = self.heard.pop(trial.trial_id, None)
         why = OUT_OF_MEMORY if "low on memory" in story else LOST
         if pulse and pulse.killed:
             why = FROZEN
