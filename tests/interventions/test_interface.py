@@ -63,35 +63,8 @@ AVERAGE = """
             for name, parameter in model.named_parameters():
                 parameter.data.lerp_(other[name].data, 0.5)
 """
-# As the README shows it.
-BALL = """
-    \"""Keep the weights in a ball around the model of A: what would leave it stops at its surface.\"""
-
-    from pydantic import NonNegativeFloat
-
-    from lethe.config import Config
-    from lethe.interventions.interface import Cost, Intervention
-
-
-    class Ball(Intervention):
-        class Parameters(Config):
-            radius: NonNegativeFloat
-
-        def __init__(self, parameters, switch):
-            super().__init__(parameters, switch)
-            self.anchor = dict(switch.frozen(switch.parent).named_parameters())
-
-        @classmethod
-        def cost(cls, parameters):
-            return Cost(weights=1)
-
-        def after_step(self, model, learning_rate):
-            moved = {name: weight.data - self.anchor[name] for name, weight in model.named_parameters()}
-            length = sum(change.square().sum() for change in moved.values()).sqrt()
-            if length > self.parameters.radius:
-                for name, weight in model.named_parameters():
-                    weight.data = self.anchor[name] + moved[name] * (self.parameters.radius / length)
-"""
+PAGE = Path(__file__).parents[2] / "docs" / "extending.md"
+BALL = PAGE.read_text().split("```python\n")[1].split("```")[0]
 
 
 @pytest.fixture
