@@ -5,7 +5,7 @@ import os
 import shutil
 import socket
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -23,6 +23,9 @@ from lethe.files import write_json
 from lethe.progress import say
 from lethe.tokens.shards import TokenData
 from lethe.training.store import StageStore
+
+# Fields of a stage that change no weight of it; with another evaluation the curves have other points.
+MAY_CHANGE = ("evaluation", "checkpoint_every", "frozen_after", "max_epochs", "relearning_tokens")
 
 
 def check_budgets(tree: Tree, data: TokenData) -> None:
@@ -224,13 +227,16 @@ def check_resources(grid: Grid) -> None:
     import ray
 
     have, problems = ray.cluster_resources(), []
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     for name in grid.models:
         asked = grid.resources_of(name)
         for kind, each in (("CPU", asked.cpus), ("GPU", asked.gpus)):
-            if each * asked.workers > have.get(kind, 0) and not asked.autoscaled:
+            together, largest = have.get(kind, 0), max((node.get(kind, 0) for node in nodes), default=0)
+            if (each * asked.workers > together or each > largest) and not asked.autoscaled:
                 problems.append(
                     f"resources of model {name}: found {asked.workers} workers with {each:g} {kind} each; allowed: "
-                    f"at most {have.get(kind, 0):g} {kind} together, what this cluster has, or autoscaled: true"
+                    f"at most {together:g} {kind} together, and {largest:g} on one node, as this cluster has them, or "
+                    "autoscaled: true"
                 )
     if problems:
         raise UserError("\n".join(problems))
@@ -244,17 +250,26 @@ def _check_disk(grid: Grid, need: Mapping[str, int]) -> None:
 
 
 def _check_definitions(grid: Grid, plan: Mapping[str, Any]) -> None:
-    """Under one name the axes may grow, but results of another source, tokenizer or model must not be mixed in."""
+    """Under one name the axes may grow, but what a cell's name stands for must stay: cells are told apart by it."""
     try:
         before = json.loads((grid.folder / "plan.json").read_text())
-        old, new = before["config"], plan["config"]
-        models = old["models"]
-    except (OSError, ValueError, KeyError, TypeError):
+        changed = list(_changed(before["config"], plan["config"]))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return
-    changed = [field for field in ("source", "corpora", "tokenizer") if old.get(field) != new[field]]
-    changed += [f"model {name}" for name in models if models[name] != new["models"].get(name, models[name])]
     if changed:
         raise UserError(
             f"{grid.folder}: holds a grid with another {', '.join(changed)}; allowed: the same, or another name "
             "(add name=ANOTHER)"
         )
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> Iterator[str]:
+    """The fields, of those by whose name cells are known, that are in both and differ."""
+    for field in ("source", "corpora", "tokenizer"):
+        if old[field] != new[field]:
+            yield field
+    for field, each in (("models", "model"), ("baselines", "baseline"), ("interventions", "intervention")):
+        yield from (f"{each} {name}" for name, value in old[field].items() if new[field].get(name, value) != value)
+    for field, value in old["stage"].items():
+        if field not in MAY_CHANGE and new["stage"].get(field, value) != value:
+            yield f"stage.{field}"

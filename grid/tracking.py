@@ -124,8 +124,8 @@ class Tracker:
 
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it tells of migrations, and of each error with a story
         self.uri, self.grid, self.data_sets = uri, grid, data_sets
+        check(uri)
         try:
-            _connect(uri)
             with _alone(uri):
                 self.client = MlflowClient(uri)
                 self.experiment = self._experiment()
@@ -134,9 +134,7 @@ class Tracker:
         except UserError:
             raise
         except Exception as error:  # MLflow's own, SQLAlchemy's, the network's
-            allowed = "allowed: sqlite:///ABSOLUTE/PATH.db or the address of an MLflow server"
-            found = f"tracking URI: found {masked(uri)!r}, which cannot be used: {masked(first_line(error))}"
-            raise UserError(f"{found}; {allowed}") from None
+            raise _unusable(uri, error) from None
         self.outbox = Outbox[Letter]("MLflow", self.send)
         self._told: dict[str, float] = {}
         self._runs: dict[str, Run] | None = None
@@ -248,12 +246,21 @@ class Tracker:
         return f"{server}\n        http://127.0.0.1:5000{page}"
 
 
-def _connect(uri: str) -> None:
-    """Find out soon whether there is a server at all; raises OSError where there is none."""
+def check(uri: str) -> None:
+    """Find out soon whether there is a server at all; raises UserError where there is none."""
     address = urlsplit(uri)
     if address.scheme in ("http", "https"):
-        port = address.port or {"http": 80, "https": 443}[address.scheme]
-        socket.create_connection((address.hostname, port), timeout=10).close()
+        try:
+            port = address.port or {"http": 80, "https": 443}[address.scheme]
+            socket.create_connection((address.hostname, port), timeout=10).close()
+        except (OSError, ValueError) as error:
+            raise _unusable(uri, error) from None
+
+
+def _unusable(uri: str, error: Exception) -> UserError:
+    allowed = "sqlite:///ABSOLUTE/PATH.db or the address of an MLflow server"
+    found = f"found {masked(uri)!r}, which cannot be used: {masked(first_line(error))}"
+    return UserError(f"tracking URI: {found}; allowed: {allowed}")
 
 
 def _alone(uri: str) -> AbstractContextManager[Any]:

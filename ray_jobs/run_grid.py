@@ -50,6 +50,8 @@ def main(argv: list[str]) -> int:
     from ray_jobs.prepare import prepare
 
     if given.rehearse:
+        if grid.bucket:
+            raise UserError(f"storage: found {grid.bucket}; allowed with --rehearse: a path")
         with redirect_stdout(sys.stderr):  # progress; standard output is for the result
             from grid import rehearse
 
@@ -57,10 +59,11 @@ def main(argv: list[str]) -> int:
         print(json.dumps(result, indent=1) if given.json else rehearse.describe(result))
         return 0 if rehearse.is_ok(result) else 1
     from grid.driver import refuse_what_no_cluster_has, run
-    from grid.tracking import tracking_uri
+    from grid.tracking import check, tracking_uri
 
     uri, grid = tracking_uri(given.tracking_uri, grid), fit(grid)
-    refuse_what_no_cluster_has(grid)  # better known before the data are made
+    check(uri)  # better known before the data are made, as is the next
+    refuse_what_no_cluster_has(grid)
     return run(grid, prepare(grid), uri, given.quiet)
 
 

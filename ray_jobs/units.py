@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
-from lethe.units import Row, Task
+from lethe.units import Row, Task, in_turn
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -43,5 +43,9 @@ def each_unit(units: Sequence[Row], task: Task) -> Iterator[Row]:
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     items = ray.data.from_items(list(units), override_num_blocks=min(len(units), MAX_BLOCKS))
-    node = {"ray.io/node-id": ray.get_runtime_context().get_node_id()} if _here.get() else None
+    here = ray.get_runtime_context().get_node_id()
+    if _here.get() and not any(node["NodeID"] == here and node["Resources"].get("CPU") for node in ray.nodes()):
+        yield from in_turn(units, task)  # the node gives Ray no CPU, as a head should
+        return
+    node = {"ray.io/node-id": here} if _here.get() else None
     yield from items.map_batches(run, batch_size=1, batch_format="pyarrow", label_selector=node).iter_rows()
