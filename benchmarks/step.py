@@ -18,6 +18,7 @@ from lethe.config import Source, UserError, validate
 from lethe.model.config import ModelConfig
 from lethe.model.cost import flops_per_token
 from lethe.program import run_program
+from lethe.progress import say
 
 if TYPE_CHECKING:
     from benchmarks.figures import Figure
@@ -76,11 +77,11 @@ def _problems(given: argparse.Namespace) -> Iterator[str]:
 
 def measure(given: argparse.Namespace, model: ModelConfig, folder: Path) -> tuple[dict[str, "Figure"], dict[str, Any]]:
     """The figures (`cpu` and `wall`, each median, min and max; or None), and what belongs to them."""
-    from benchmarks.figures import LINES, compare
+    from benchmarks.figures import LINES, compare, lanes_detail
     from benchmarks.tokens import write_tokens
     from benchmarks.trainers import stage
 
-    _say("writing tokens")
+    say("writing tokens")
     data, bf16 = write_tokens(folder, given.vocab), _has_bf16_units()
     rounds, problems = _alternate(given, _lanes(given, model, data, folder, bf16), model, data)
     figures, shipped = compare(rounds, bf16, flops_per_token(model, given.vocab) * given.batch * model.context)
@@ -88,11 +89,11 @@ def measure(given: argparse.Namespace, model: ModelConfig, folder: Path) -> tupl
     if not given.no_grid:
         from benchmarks.grid_step import measure as measure_grid
 
-        _say("a grid of one cell; its stage bare before and after")
+        say("a grid of one cell; its stage bare before and after")
         recipe = stage(model, given.batch, shipped.precision, shipped.compiled).recipe
         figures["grid_step_ratio"] = measure_grid(model, recipe, data, folder / "grid", given.threads)
     detail = {"ours_as_shipped": shipped.name, "bf16_units": bf16, "problems": problems}
-    return {name: figures[name] for name in LINES}, detail | _setting(given) | _results(rounds)
+    return {name: figures[name] for name in LINES}, detail | _setting(given) | lanes_detail(rounds)
 
 
 def _lanes(given: argparse.Namespace, model: ModelConfig, data: "TokenData", folder: Path, bf16: bool) -> list["Lane"]:
@@ -130,10 +131,10 @@ def _alternate(
 
     sampler = MixtureSampler(stage(model, given.batch, "fp32", False), data)
     rounds = Rounds(lanes, lambda step: torch.from_numpy(sampler.rows(step)))
-    _say(f"warm-up of {len(rounds.trainers)} trainers")
+    say(f"warm-up of {len(rounds.trainers)} trainers")
     rounds.advance(WARM_UP)
     for i in range(given.rounds):
-        _say(f"round {i + 1} of {given.rounds}")
+        say(f"round {i + 1} of {given.rounds}")
         rounds.run()
     rounds.advance(PROOF)
     return rounds, unequal(rounds, given.vocab)
@@ -171,17 +172,6 @@ def _setting(given: argparse.Namespace) -> dict[str, Any]:
 def _cpuinfo() -> list[str]:
     path = Path("/proc/cpuinfo")
     return path.read_text().splitlines() if path.is_file() else []
-
-
-def _results(rounds: "Rounds") -> dict[str, Any]:
-    from benchmarks.figures import lanes_detail
-
-    return lanes_detail(rounds)
-
-
-def _say(text: str) -> None:
-    """To stderr, where one waits."""
-    print(text, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -10,9 +10,6 @@ from lethe.interventions.interface import Cost
 from lethe.model.cost import Growth, flops_per_token, held_parameters, parameters, run_flops_per_token
 from lethe.training.stage import Stage
 
-NEEDS = ("nothing", "statistics", "samples", "buffer", "text")
-"""From the least to the most; `text` is what interleaving reads: the corpora themselves."""
-
 
 def grown(stages: Iterable[Stage], vocab_size: int) -> tuple[Growth, ...]:
     """What the stages of a sequence have added to the model, one after the other."""
@@ -44,7 +41,7 @@ def costs(
 
     It acts in `later` stages, one after the other. Of several models, the one that pays most counts.
 
-    `needs`         of the earlier corpora (NEEDS)
+    `needs`         of the earlier corpora: nothing, statistics, samples, buffer, or text: the corpora themselves
     `extra_weights` copies of the model's weights in memory
     `extra_rows`    beside each row of the batch
     `growth`        of the weights: what the finished model has beside each of a plain one (at most); those that two

@@ -105,7 +105,7 @@ def _run(grid: Grid, data: TokenData, uri: str, quiet: bool) -> int:
     if asked := tree.grid.stage.evaluation.probes:
         make_probes(data, asked)  # once, so that no trial does
     keys, store = keys_of(tree, data), StageStore(grid.storage / "runs" / "stages", grid.mirror)
-    setup = _setup(tree, data)
+    setup = make_setup(tree, data)
     measured = setup.job(next(iter(tree.stages.values()))).measured
     store.fetch()
     known = StageStore(store.root, store.bucket, asks=False)  # not once more for each stage
@@ -139,7 +139,8 @@ def _run(grid: Grid, data: TokenData, uri: str, quiet: bool) -> int:
     return 1 if bad or unsent else 0
 
 
-def _setup(tree: Tree, data: TokenData) -> Any:
+def make_setup(tree: Tree, data: TokenData) -> Any:
+    """What the trials of a tree share, a `grid.trial.Setup`."""
     from grid.trial import Setup
 
     grid, stage = tree.grid, tree.grid.stage

@@ -142,7 +142,7 @@ def train(grid: Grid, data: TokenData) -> Trained:
     Raises UserError for data that cannot serve and where another self-check is at it, IncompleteError where a stage
     diverges or fails.
     """
-    from grid.driver import check_budgets
+    from grid.driver import check_budgets, make_setup
 
     arms = Arms(grid)
     check_budgets(Tree(grid), data)
@@ -150,7 +150,7 @@ def train(grid: Grid, data: TokenData) -> Trained:
     check_budgets(arms, data)
     grid.folder.mkdir(parents=True, exist_ok=True)
     with _alone(grid.folder):
-        trained = Trained(arms, _setup(arms, data), StageStore(grid.folder / "again" / "stages"))
+        trained = Trained(arms, make_setup(arms, data), StageStore(grid.folder / "again" / "stages"))
         _train(trained)
         _train_again(trained)
     return trained
@@ -167,22 +167,6 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
-
-
-def _setup(arms: Arms, data: TokenData) -> "Setup":
-    from grid.trial import Setup
-
-    grid = arms.grid
-    return Setup(
-        runs=grid.storage / "runs",
-        tokens=data.root,
-        corpora=tuple(grid.corpora),
-        evaluation=grid.stage.evaluation,
-        checkpoint_every=grid.stage.checkpoint_every,
-        resources={name: grid.resources_of(name) for name in grid.models},
-        carried=arms.carried,
-        scratch=grid.folder / "ray",
-    )
 
 
 def _train(trained: Trained) -> None:

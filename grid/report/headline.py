@@ -42,18 +42,13 @@ def state(run: Run) -> list[str]:
 def _grid(run: Run) -> str:
     """`75 cells: 3 orders, 1 model, 4 ratios, 20 interventions, 3 seeds; corpora food and automotive.`"""
     parts = []
-    for word, column in (
-        ("baseline", "baseline"),
-        ("model", "model"),
-        ("interleaving ratio", "interleaving_ratio"),
-        ("intervention", "intervention"),
-        ("seed", "seed"),
-    ):
+    for column in ("baseline", "model", "interleaving_ratio", "intervention", "seed"):
         values = unique(run.results[column].dropna()) if column in run.results else []
-        names = [percent(v) if column == "interleaving_ratio" else f"{v:g}" if column == "seed" else v for v in values]
+        names = [f"{v:g}" if column == "seed" else v for v in values]
         if column == "interleaving_ratio":
             names = [percent(v) for v in sorted(values)]
         if names:
+            word = column.replace("_", " ")
             many = f" {listed(names)}" if len(names) <= 8 else ""
             parts.append(f"{word if len(names) == 1 else f'{len(names)} {word}s'}{many}")
     cells = some(len(run.results), "cell")

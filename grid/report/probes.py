@@ -24,7 +24,6 @@ from lethe.evaluation.probe_metrics import CHANCE, STANDARD_ERRORS
 
 ROW, MOST = 24, 4  # pixels; arms a figure
 NAME = re.compile(r"probe_accuracy_learned/([^/]+)/(.+)")
-Kind = tuple[str, str]  # corpus, TYPE/FORM
 
 
 def section(run: Run) -> Section | None:

@@ -1,7 +1,6 @@
 """Files that cannot be read, or not within bounds, and sources that change: refused or skipped, by name."""
 
 import json
-import os
 import random
 import shutil
 import subprocess
@@ -33,48 +32,6 @@ def storage(toy: Any, tmp_path: Path) -> Path:
     for name, words in (("a", toy.soup), ("b", toy.car)):
         toy.write(tmp_path / "pages" / f"{name}.parquet", toy.pages(words, range(30)))
     return tmp_path
-
-
-def cut(path: Path, table: pa.Table) -> None:
-    pq.write_table(table, path)
-    path.write_bytes(path.read_bytes()[:-20])
-
-
-def encrypted(path: Path, table: pa.Table) -> None:
-    pq.write_table(table, path)
-    path.write_bytes(path.read_bytes()[:-4] + b"PARE")
-
-
-BAD: dict[str, tuple[Callable[[Path, pa.Table], Any], str]] = {
-    "59 nothing": (lambda path, table: path.write_bytes(b""), "found 0 bytes"),
-    "60 cut": (cut, "no Parquet footer"),
-    "61 html": (lambda path, table: path.write_text("<html>Not found</html>"), "no Parquet footer"),
-    "63 encrypted": (encrypted, "an encrypted footer"),
-    "64 no rows": (lambda path, table: pq.write_table(table.slice(0, 0), path), "found no rows"),
-    "65 pipe": (lambda path, table: os.mkfifo(path), "no regular file"),
-    "65 device": (lambda path, table: path.symlink_to("/dev/zero"), "no regular file"),
-    "65 loop": (lambda path, table: path.symlink_to(path), "no regular file"),
-    "67 no text": (lambda path, table: pq.write_table(table.drop_columns("text"), path), "column text: missing"),
-    "68 text is binary": (
-        lambda path, table: pq.write_table(table.set_column(0, "text", table["text"].cast(pa.binary())), path),
-        "column text: found type binary",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", BAD)
-def test_a_bad_file_is_refused_or_skipped_by_name(storage: Path, toy: Any, case: str) -> None:
-    make, problem = BAD[case]
-    good = open_source("pages", storage)
-    make(storage / "pages" / "c.parquet", toy.table(toy.pages(toy.news, range(9))))
-    with pytest.raises(BadFileError, match=rf"c\.parquet: .*{problem}"):
-        open_source("pages", storage)
-    source = open_source("pages", storage, "skip")
-    ((name, told),) = source.skipped
-    assert name == "c.parquet"
-    assert problem in told
-    assert source.files == good.files
-    assert Extraction(source, toy.corpora, storage).skipped() == {"c.parquet": told}
 
 
 def test_a_source_of_bad_files_only_is_refused(storage: Path) -> None:

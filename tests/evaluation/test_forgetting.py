@@ -6,7 +6,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lethe.evaluation import forgetting
-from lethe.evaluation.history import History, StageCurve, loss_matrix
+from lethe.evaluation.history import History, StageCurve
 
 TOKENS = [0, 100, 400]
 
@@ -75,7 +75,7 @@ def test_by_hand(name: str, cell: History, corpus: str, value: float | None):
 
 
 def test_the_matrix_of_losses_has_the_untrained_model_first():
-    assert loss_matrix(ABA, ["a", "b"]).tolist() == [[8, 8], [4, 6.5], [5.5, 4.75], [3.75, 5.25]]
+    assert [ABA.losses("a").tolist(), ABA.losses("b").tolist()] == [[8, 4, 5.5, 3.75], [8, 6.5, 4.75, 5.25]]
 
 
 def branch(values: list[float], tokens: list[int] = TOKENS) -> History:

@@ -1,16 +1,11 @@
-"""Metrics of probes from curves by hand, and their intervals against what scipy gives and counting finds."""
+"""Metrics of probes from curves by hand."""
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
-from scipy import stats
 
 from lethe.evaluation.history import History, StageCurve
 from lethe.evaluation.probe_metrics import (
     METRICS,
-    accuracy_interval,
-    margin_interval,
     probe_accuracy_lost,
     probe_counts,
     probe_metrics,
@@ -80,21 +75,3 @@ def test_null_where_not_measured():
     assert probe_accuracy_lost(mixed, "a", GROUP) is None
     assert probe_counts(mixed, "a", GROUP) is None
     assert probe_metrics(History([A, B]), ["b"]) == {}
-
-
-@settings(deadline=None)
-@given(st.integers(1, 200).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_the_interval_of_an_accuracy_is_wilsons(counts: tuple[int, int]):
-    right, n = counts
-    expected = stats.binomtest(right, n).proportion_ci(0.95, method="wilson")
-    assert accuracy_interval(right / n, n) == pytest.approx((expected.low, expected.high), abs=1e-9)
-
-
-@settings(deadline=None)
-@given(st.lists(st.floats(-5, 5), min_size=2, max_size=40).filter(lambda values: np.std(values) > 1e-3))
-def test_the_interval_of_a_margin_is_students(values: list[float]):
-    expected = stats.ttest_1samp(values, 0).confidence_interval(0.95)
-    found = margin_interval(float(np.mean(values)), float(np.std(values, ddof=1)), len(values))
-    assert found.half is not None
-    assert (found.mean - found.half, found.mean + found.half) == pytest.approx((expected.low, expected.high), abs=1e-7)
-    assert margin_interval(0.5, None, 1).half is None

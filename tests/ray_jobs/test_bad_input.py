@@ -6,13 +6,10 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 import yaml
 
 from lethe.config import UserError
-from lethe.corpora.schema import FINEWEB
 from lethe.tokens.shards import TokenData
 
 GRID = {
@@ -39,65 +36,9 @@ def refused(storage: Path, *overrides: str, text: str | None = None, config: Pat
     return done.stderr
 
 
-@pytest.mark.parametrize(
-    ("overrides", "expected"),
-    [
-        (["surprise=1"], "command line, over {grid}: unknown field 'surprise'; allowed: name, "),
-        (
-            ["baselines=[sequental_ab]"],
-            "baselines: found 'sequental_ab'; allowed: sequential_ab, sequential_ba, combined",
-        ),
-        (["models=[tinny]"], "models: found 'tinny' (did you mean 'tiny'?); allowed: 110m, "),
-        (
-            ["corpora=[foood, automotive]"],
-            "corpora: found 'foood' (did you mean 'food'?); allowed: automotive, fiction, food",
-        ),
-        (["interleaving_ratios=[1.5]"], "interleaving_ratios[0]: found 1.5; allowed: should be less than 1"),
-        (
-            ["interleaving_ratios=[-0.1]"],
-            "interleaving_ratios[0]: found -0.1; allowed: should be greater than or equal to 0",
-        ),
-        (["stage.learning_rate=fast"], "stage.learning_rate: found 'fast'; allowed: should be a valid number"),
-        (["source=nowhere"], "source: found 'nowhere'"),
-        (["resources.toy.workers=3"], "stage.batch: found 8; allowed: a multiple of the 3 workers"),
-    ],
-)
-def test_a_wrong_field(tmp_path, overrides, expected):
-    assert expected.format(grid=tmp_path / "grid.yaml") in refused(tmp_path, *overrides)
-
-
 def test_several_problems_are_told_at_once(tmp_path):
     message = refused(tmp_path, "models=[x]", "interleaving_ratios=[2]", "surprise=1")
     assert len(message.strip().splitlines()) == 3
-
-
-def test_a_syntax_error_a_missing_file_and_a_folder(tmp_path):
-    assert refused(tmp_path, text="corpora: [food\nmodels: x").startswith(f"{tmp_path / 'grid.yaml'}:2:")
-    assert f"{tmp_path / 'no.yaml'}: cannot be read: No such file" in refused(tmp_path, config=tmp_path / "no.yaml")
-    assert f"{tmp_path}: cannot be read: Is a directory" in refused(tmp_path, config=tmp_path)
-
-
-def test_sources_that_hold_nothing_usable(tmp_path):
-    (tmp_path / "empty").mkdir()
-    assert "source: found 'empty', where there is no *.parquet file" in refused(tmp_path, "source=empty")
-    (tmp_path / "page").mkdir()
-    (tmp_path / "page" / "a.parquet").write_text("<html>Not found</html>")
-    message = refused(tmp_path, "source=page")
-    assert "a.parquet" in message
-    assert "Parquet" in message
-    lacking = FINEWEB.empty_table().drop_columns(["url"])
-    (tmp_path / "lacking").mkdir()
-    pq.write_table(lacking, tmp_path / "lacking" / "a.parquet")
-    message = refused(tmp_path, "source=lacking")
-    assert "a.parquet" in message
-    assert "url" in message
-    (tmp_path / "typed").mkdir()
-    index = FINEWEB.get_field_index("text")
-    typed = FINEWEB.set(index, pa.field("text", pa.int64())).empty_table()
-    pq.write_table(typed, tmp_path / "typed" / "a.parquet")
-    message = refused(tmp_path, "source=typed")
-    assert "text" in message
-    assert "int64" in message
 
 
 @pytest.mark.ray

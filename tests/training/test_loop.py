@@ -11,7 +11,6 @@ import torch
 
 from lethe.config import UserError
 from lethe.files import sha256
-from lethe.interventions import InterventionConfig
 from lethe.model.config import ModelConfig
 from lethe.training.checkpoint import glance
 from lethe.training.job import Job
@@ -258,28 +257,6 @@ def test_bf16_is_refused_where_it_would_be_emulated(job, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)
     with pytest.raises(UserError, match="stage.precision: found 'bf16'; allowed on this cpu: fp32"):
         run_stage(job(stage(recipe=Recipe(batch=8, learning_rate=1e-3, precision="bf16"))), WORKER)
-
-
-def test_the_pull_to_the_parent_has_its_two_limits(job):
-    """Off equals `none` bit for bit; full stays at the weights of A."""
-    first = job(stage())
-    second = stage(mixture={"automotive": 1}, parent=first.stage)
-    arms = {
-        strength: job(stage(mixture={"automotive": 1}, parent=first.stage, intervention=intervention))
-        for strength, intervention in {
-            None: InterventionConfig(kind="none"),
-            0: InterventionConfig(kind="l2_sp", strength=0),
-            100: InterventionConfig(kind="l2_sp", strength=100),
-            1e15: InterventionConfig(kind="l2_sp", strength=1e15),
-        }.items()
-    }
-    assert arms[None].stage.identity == second.identity
-    for a_job in (first, *arms.values()):
-        run_stage(a_job, WORKER)
-    assert weights_sha(arms[0]) == weights_sha(arms[None])
-    assert weights_sha(arms[1e15]) == weights_sha(first)
-    forgotten = {strength: values(a_job, "loss/food")[-1] for strength, a_job in arms.items()}
-    assert forgotten[1e15] < forgotten[100] < forgotten[None]
 
 
 CONSTANT = Recipe(batch=8, learning_rate=6e-3, warmup=0, decay=0, optimizer_at_switch="carry", warmup_at_switch=0)

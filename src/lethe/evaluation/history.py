@@ -1,4 +1,4 @@
-"""A cell as measured: the curves of its stages, what it is compared with, and the matrix of losses."""
+"""A cell as measured: the curves of its stages, and what it is compared with."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -76,11 +76,3 @@ class History:
     @property
     def trained_on(self) -> set[str]:
         return {corpus for stage in self.stages for corpus in stage.mixture}
-
-
-def loss_matrix(history: History, corpora: Sequence[str]) -> np.ndarray:
-    """R[i, j], the loss on corpus j after i stages: float64 [stages + 1, corpora]; row 0 is the untrained model.
-
-    Lopez-Paz & Ranzato 2017 call it R (of accuracies, their row 0 the vector b), Chaudhry et al. 2018 a.
-    """
-    return np.stack([history.losses(corpus) for corpus in corpora], axis=1)

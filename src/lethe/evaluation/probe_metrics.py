@@ -9,7 +9,6 @@ import math
 from collections.abc import Callable, Sequence
 
 from lethe.evaluation.history import History
-from lethe.evaluation.intervals import CONFIDENCE, Interval
 from lethe.evaluation.items import NEUTRAL
 
 CHANCE = 0.25
@@ -100,25 +99,6 @@ def probe_metrics(history: History, corpora: Sequence[str]) -> dict[str, float |
         for corpus, group in pairs
         if corpus in (*corpora, NEUTRAL)
     }
-
-
-def accuracy_interval(accuracy: float, facts: float) -> tuple[float, float]:
-    """95 % interval of a share of facts (Wilson 1927), wide enough where items of one fact are averaged."""
-    from scipy.special import ndtri
-
-    z2 = float(ndtri((1 + CONFIDENCE) / 2)) ** 2 / facts
-    centre = (accuracy + z2 / 2) / (1 + z2)
-    half = math.sqrt(z2 * accuracy * (1 - accuracy) + z2**2 / 4) / (1 + z2)
-    return max(0.0, centre - half), min(1.0, centre + half)
-
-
-def margin_interval(margin: float, sd: float | None, facts: float) -> Interval:
-    """A mean margin over facts with Student's 95 % interval (Gosset 1908), from their standard deviation."""
-    from scipy.special import stdtrit
-
-    n = int(facts)
-    half = None if sd is None or n < 2 else float(stdtrit(n - 1, (1 + CONFIDENCE) / 2)) * sd / math.sqrt(n)
-    return Interval(margin, half, n)
 
 
 def _end(history: History, name: str, corpus: str, group: str) -> float | None:
