@@ -14,8 +14,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from datasets import Dataset, DatasetDict
-
-sys.path.insert(0, str(Path(__file__).parent))
 from misbehaving import REVISION, serve
 
 from grid.spec import load_grid

@@ -2,17 +2,11 @@
 
 import json
 import math
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-
-from grid.report import write_report
-from lethe.config import UserError
-
-sys.path.insert(0, str(Path(__file__).parent))
-from report_runs import (  # noqa: E402
+from report_runs import (
     COORDINATES,
     HOSTILE,
     STAGE_TOKENS,
@@ -23,6 +17,9 @@ from report_runs import (  # noqa: E402
     many_rows,
     write_run,
 )
+
+from grid.report import write_report
+from lethe.config import UserError
 
 
 @pytest.fixture(scope="module")

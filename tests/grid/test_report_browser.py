@@ -3,17 +3,13 @@
 import base64
 import csv
 import io
-import sys
 import time
-from pathlib import Path
 from typing import Any
 
 import pytest
+from report_runs import HOSTILE, hostile_rows, many_rows, write_run
 
 from grid.report import write_report
-
-sys.path.insert(0, str(Path(__file__).parent))
-from report_runs import HOSTILE, hostile_rows, many_rows, write_run  # noqa: E402
 
 DRAWN = "return [...document.querySelectorAll('.plot')].map(p => p.querySelectorAll('.trace path, .hm image').length)"
 

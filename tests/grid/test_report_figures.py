@@ -1,12 +1,11 @@
 """The figures as functions of the tables: what they draw against what the tables hold."""
 
 import math
-import sys
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
+from report_runs import LEARNED, STAGE_TOKENS, curve, drifting_rows, grid_rows, many_rows
 from scipy import stats
 
 from grid.report import (
@@ -22,9 +21,6 @@ from grid.report import (
 )
 from grid.report.labels import place
 from grid.report.monitors import interval_over_arms, spearman
-
-sys.path.insert(0, str(Path(__file__).parent))
-from report_runs import LEARNED, STAGE_TOKENS, curve, drifting_rows, grid_rows, many_rows  # noqa: E402
 
 
 def traces(figure, **wanted) -> list:

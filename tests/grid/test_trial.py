@@ -4,7 +4,7 @@ import pytest
 import yaml
 
 import grid.trial
-from grid.driver import _setup
+from grid.driver import make_setup
 from grid.spec import load_grid
 from grid.tree import Tree
 from grid.trial import CellTrial, _own_fault, train_cell
@@ -21,7 +21,7 @@ GRID = {
 def cell_and_setup(tmp_path, toy_tokens, **changes):
     (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
     tree = Tree(load_grid(tmp_path / "g.yaml", [f"{name}={value}" for name, value in changes.items()]))
-    return tree.cells[0], _setup(tree, toy_tokens)
+    return tree.cells[0], make_setup(tree, toy_tokens)
 
 
 def test_it_tells_of_every_evaluation_and_of_every_stage_that_is_finished(tmp_path, toy_tokens):

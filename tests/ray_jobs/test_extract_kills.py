@@ -1,15 +1,11 @@
 """The whole extraction killed at random moments, and on a source that breaks: the end is that of an undisturbed run."""
 
 import shutil
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "corpora"))
 from kills import GRID, MARKS, Victim, kill_again_and_again
 from misbehaving import serve
 

@@ -1,13 +1,10 @@
 """The whole index killed at random moments: the end is that of an undisturbed run."""
 
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from kills import GRID, MARKS, Victim, kill_again_and_again
 
 from lethe.corpora.schema import FINEWEB

@@ -5,8 +5,6 @@ import sys
 from pathlib import Path
 
 import pytest
-
-sys.path.insert(0, str(Path(__file__).parent))
 from kills import MARKS, Victim, kill_again_and_again
 
 pytestmark = MARKS
