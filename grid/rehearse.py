@@ -138,7 +138,7 @@ def _measured(stages: list[Stage], setup: Any, corpus: str) -> dict[str, Any]:
     records = [job.store.record(job.key) for job in jobs]
     curve = jobs[0].store.curve(jobs[0].key, jobs[0].measured).to_pylist()
     marks = len(setup.evaluation.steps(stages[0].steps))
-    tokens = stages[0].steps * stages[0].tokens_per_step
+    tokens = stages[0].trained_tokens
     return {
         "loss": [point["value"] for point in curve if point["name"] == f"loss/{corpus}"][-1],
         "tokens_per_second": tokens / float(np.mean([record["seconds"]["steps"] for record in records])),
@@ -185,7 +185,7 @@ def estimate(
     known = True
     for identity in missing:
         stage, measured = tree.stages[identity], models[tree.model_of[identity]]
-        tokens = stage.steps * stage.tokens_per_step
+        tokens = stage.trained_tokens
         todo = {"stages": todo["stages"] + 1, "tokens": todo["tokens"] + tokens}
         if "tokens_per_second" not in measured:
             known = False

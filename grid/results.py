@@ -63,7 +63,7 @@ class Results:
         tables, before = [], 0
         for i, stage in enumerate(cell.stages):
             tables.append(_curve_in(cell, i, self._curve(stage), before))
-            before += stage.steps * stage.tokens_per_step
+            before += stage.trained_tokens
         for i, stage in enumerate(cell.branches, start=len(cell.stages)):
             (corpus,) = stage.mixture
             tables.append(_curve_in(cell, i, self._curve(stage), before, f"{RELEARNING}/{corpus}/"))
@@ -85,7 +85,7 @@ class Results:
                 tables.append(_curve_in(cell, i, table, before))
             if running or table is None:
                 break
-            before += stage.steps * stage.tokens_per_step
+            before += stage.trained_tokens
         return pa.concat_tables(tables)
 
     def write(self, outcomes: Mapping[str, Outcome]) -> list[dict[str, Any]]:
@@ -132,7 +132,7 @@ class Results:
         plain = flops_per_token(stage.model, record["vocab_size"])
         return StageCurve(
             stage.mixture,
-            stage.steps * stage.tokens_per_step,
+            stage.trained_tokens,
             float(seconds[-1]),
             points,
             plain * flops_share(stage, record["vocab_size"]),

@@ -42,7 +42,7 @@ def _measured(trained: Trained, stage: Stage) -> StageCurve:
     names, values = table["name"].to_numpy(zero_copy_only=False), table["value"].to_numpy()
     tokens, seconds = table["tokens"].to_numpy(), table["seconds"].to_numpy()
     points = {str(n): np.stack([tokens[names == n], values[names == n]], axis=1) for n in np.unique(names)}
-    return StageCurve(stage.mixture, stage.steps * stage.tokens_per_step, float(seconds[-1]), points)
+    return StageCurve(stage.mixture, stage.trained_tokens, float(seconds[-1]), points)
 
 
 def same(trained: Trained) -> dict[str, Same]:

@@ -109,7 +109,7 @@ class Tree:
             "cells": len(self.cells),
             "stages": len(stages),
             "tokens": sum(stage["tokens"] for stage in stages),
-            "tokens_without_sharing": sum(_tokens(s) for cell in self.cells for s in cell.needed.values()),
+            "tokens_without_sharing": sum(s.trained_tokens for cell in self.cells for s in cell.needed.values()),
             "flops": sum(stage["flops"] for stage in stages),
             "disk": self._disk(stages),
             "models": {name: self._model(name) for name in self.grid.models},
@@ -140,9 +140,9 @@ class Tree:
             "name": stage_name(stage),
             "model": model,
             "seed": stage.seed,
-            "tokens": _tokens(stage),
+            "tokens": stage.trained_tokens,
             "parameters": shape.parameters,
-            "flops": round(_tokens(stage) * shape.flops_per_token * shape.flops_share),
+            "flops": round(stage.trained_tokens * shape.flops_per_token * shape.flops_share),
             "run_flops_per_token": shape.run_flops_per_token,
             "carried": identity in self.carried,
             "cells": self.uses[identity],
@@ -242,10 +242,6 @@ def _words(value: Any) -> str:
     if isinstance(value, list):
         return " and ".join(map(str, value))
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _tokens(stage: Stage) -> int:
-    return stage.steps * stage.tokens_per_step
 
 
 def _cell(cell: Cell) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
-from ray.exceptions import RayError
 
 from grid.cells import Cell
 from grid.outbox import first_line
@@ -174,8 +173,8 @@ def _own_fault(failures: Mapping[int, Exception]) -> str | None:
     from torch.distributed import DistError
 
     for rank, error in sorted(failures.items()):
-        lost = isinstance(error, OSError | RayError | DistError) or "gloo" in str(error)
-        if not lost:
+        of_ray = type(error).__module__.startswith("ray.")  # Ray's errors of lost processes have no public class
+        if not (of_ray or isinstance(error, OSError | DistError) or "gloo" in str(error)):
             return f"rank {rank} raised {type(error).__name__}: {first_line(error)}"
     return None
 

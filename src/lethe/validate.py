@@ -127,7 +127,7 @@ def describe(checkpoint: Checkpoint) -> None:
         mixture = " + ".join(f"{share:.0%} {corpus}" for corpus, share in stage.mixture.items())
         kind, parameters = stage.intervention.kind, stage.intervention.parameters
         intervention = " ".join([kind, *(f"{name}={value}" for name, value in parameters.items())])
-        tokens = stage.steps * stage.tokens_per_step
+        tokens = stage.trained_tokens
         print(f"{number}. {mixture}: {tokens:,} tokens in {stage.steps:,} steps, {intervention}, seed {stage.seed}")
     seconds = checkpoint.record["seconds"]["total"]
     print(f"trained with torch {made['torch']} on {made['processor']} in {seconds:.0f} s")

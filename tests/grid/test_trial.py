@@ -76,3 +76,5 @@ def test_of_ranks_the_one_that_raised_is_named_and_not_those_that_missed_it():
     lost = RuntimeError("[gloo/transport/tcp/pair.cc] Connection closed by peer")
     assert _own_fault({0: lost, 1: ValueError("bad")}) == "rank 1 raised ValueError: bad"
     assert _own_fault({0: lost, 1: OSError("No space")}) is None
+    ill = type("WorkerHealthCheckFailedError", (Exception,), {"__module__": "ray.train.v2._internal.exceptions"})
+    assert _own_fault({0: lost, 1: ill("A worker health check failed.")}) is None

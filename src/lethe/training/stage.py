@@ -145,6 +145,11 @@ class Stage(Config):
         return max(round(self.tokens / self.tokens_per_step), 1 if self.tokens else 0)
 
     @property
+    def trained_tokens(self) -> int:
+        """The budget in whole steps."""
+        return self.steps * self.tokens_per_step
+
+    @property
     def carries(self) -> bool:
         """Whether it starts with the optimizer state in which its parent ended."""
         return self.recipe.optimizer_at_switch == "carry"
