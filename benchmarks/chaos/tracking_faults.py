@@ -76,7 +76,8 @@ def mlflow_away_for_a_while(lab: Lab, outage: float) -> Path:
     gone = time.monotonic()
     program.wait_for(lambda: time.monotonic() > gone + outage, outage + 60)
     with tracking_server(storage, port):
-        assert program.end() == 0, program.text
+        program.process.wait(600)
+    assert program.end() == 0, program.text  # not within: it would end the server too, which began later
     return storage
 
 
