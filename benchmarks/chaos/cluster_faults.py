@@ -19,8 +19,12 @@ def a_node_lost(lab: Lab, outage: float) -> Path:
         for _ in range(2):
             cluster.add_node(num_cpus=1)
         storage, program = under_way(lab, "node", RAY_ADDRESS=cluster.address)
+        done = {path: path.stat().st_mtime_ns for path in storage.rglob("stage.json")}
         cluster.remove_node(cluster.list_all_nodes()[-1], allow_graceful=False)
         assert program.end() == 0, program.text
+        assert done
+        assert {path: path.stat().st_mtime_ns for path in done} == done, "a finished stage was made again"
+        assert program.text.count("lost: its process was lost") <= 2, program.text
     finally:
         cluster.shutdown()
     return storage

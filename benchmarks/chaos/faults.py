@@ -48,7 +48,10 @@ def under_way(lab: Lab, name: str, *overrides: str, **environment: str) -> tuple
 def stop(lab: Lab, name: str, number: signal.Signals, code: int, times: int = 1) -> Path:
     storage, program = under_way(lab, name)
     for _ in range(times):
-        signal_to(program.process.pid, number)
+        if number == signal.SIGINT:
+            os.killpg(program.process.pid, number)  # as a terminal does: to the whole group
+        else:
+            signal_to(program.process.pid, number)
         time.sleep(0.3)
     stopped = time.monotonic()
     program.process.wait(60)
@@ -59,6 +62,7 @@ def stop(lab: Lab, name: str, number: signal.Signals, code: int, times: int = 1)
     assert program.end() == code, program.text
     assert took < SECONDS_TO_STOP, f"it took {took:.0f} s to stop"
     assert "the same command goes on from here" in program.text
+    assert "Traceback" not in program.text, program.text
     lab.finish(storage)
     return storage
 
@@ -130,6 +134,7 @@ def loss_not_a_number(lab: Lab, outage: float) -> None:
     rows = pq.read_table(storage / "runs" / "grid" / "results.parquet").to_pylist()
     assert {row["status"] for row in rows} == {"diverged"}
     assert all("is not a number at step " in row["reason"] for row in rows), rows
+    assert all("to try it again, delete" in row["reason"] for row in rows), rows
 
 
 @fault
@@ -137,7 +142,10 @@ def out_of_memory(lab: Lab, outage: float) -> Path:
     storage = lab.fresh("memory")
     program = lab.start(storage, RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="100")
     assert program.end() == 1, program.text
-    assert "out of memory" in program.text
+    rows = pq.read_table(storage / "runs" / "grid" / "results.parquet").to_pylist()
+    assert {row["status"] for row in rows} == {"failed"}
+    assert all("out of memory" in row["reason"] for row in rows), rows
+    assert program.text.count("lost: its process, or one beside it, was killed") >= 3 * CELLS, program.text
     lab.finish(storage)
     return storage
 
