@@ -1,12 +1,13 @@
-"""What goes wrong with the cluster that a grid joins: a node lost, and a token that is missing or another."""
+"""What goes wrong with the cluster a grid joins: a node lost, its job stopped, a token that is missing or another."""
 
 import socket
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.chaos.faults import fault, under_way
-from benchmarks.chaos.lab import Lab, Program, free_port
+from benchmarks.chaos.lab import CELLS, Lab, Program, free_port
 
 
 @fault
@@ -30,15 +31,36 @@ def a_node_lost(lab: Lab, outage: float) -> Path:
     return storage
 
 
+@fault
+def ray_job_stop(lab: Lab, outage: float) -> Path:
+    """Its driver has three seconds to end; the same job goes on."""
+    storage = lab.fresh("job")
+    config = lab.write_config(storage)
+    token = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": "a" * 32}
+    with head(lab, CHAOS_TRACE=str(storage / "trace.txt"), **token) as (_, jobs):
+        job = ["ray.scripts.scripts", "job"]
+        submit = [*job, "submit", f"--address={jobs}", "--runtime-env=ray_jobs/runtime_env.yaml", "--working-dir=."]
+        entry = ["--", sys.executable, "-m", "ray_jobs.run_grid", str(config), f"storage={storage}"]
+        program = Program([*submit, "--submission-id=first", *entry], storage / "first.txt", token)
+        assert program.wait_for(lambda: f"1/{CELLS} cells" in program.text), program.text
+        stop = Program([*job, "stop", f"--address={jobs}", "first"], storage / "stop.txt", token)
+        assert stop.process.wait(60) == 0, stop.text
+        assert "Traceback" not in program.text, program.text
+        program = Program([*submit, "--submission-id=second", *entry], storage / "second.txt", token)
+        assert program.process.wait(300) == 0, program.text
+    return storage
+
+
 @contextmanager
-def head(lab: Lab, **environment: str) -> Iterator[str]:
-    """The head of another cluster of this machine; its address."""
-    port = free_port()
+def head(lab: Lab, **environment: str) -> Iterator[tuple[str, str]]:
+    """The head of another cluster of this machine; its address, and that of its job server."""
+    port, jobs = free_port(), free_port()
     arguments = ["ray.scripts.scripts", "start", "--head", "--block", "--num-cpus=1", f"--port={port}"]
-    program = Program([*arguments, f"--dashboard-port={free_port()}"], lab.root / "head.txt", environment)
+    arguments += [f"--dashboard-port={jobs}", f"--dashboard-agent-listen-port={free_port()}"]
+    program = Program(arguments, lab.root / "head.txt", environment)
     try:
-        assert program.wait_for(lambda: answers(port), 120), program.text
-        yield f"127.0.0.1:{port}"
+        assert program.wait_for(lambda: answers(port) and answers(jobs), 120), program.text
+        yield f"127.0.0.1:{port}", f"http://127.0.0.1:{jobs}"
     finally:
         program.kill()
 
@@ -65,7 +87,7 @@ def refused_by(address: str, lab: Lab, found: str, **environment: str) -> None:
 
 @fault
 def ray_with_a_token(lab: Lab, outage: float) -> None:
-    with head(lab, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 32) as address:
+    with head(lab, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 32) as (address, _):
         refused_by(address, lab, "none", RAY_AUTH_TOKEN="")
         refused_by(address, lab, "another", RAY_AUTH_TOKEN="b" * 32)
         refused_by(address, lab, "none, for RAY_AUTH_MODE is disabled", RAY_AUTH_MODE="disabled")
@@ -73,5 +95,5 @@ def ray_with_a_token(lab: Lab, outage: float) -> None:
 
 @fault
 def ray_without_a_token(lab: Lab, outage: float) -> None:
-    with head(lab, RAY_AUTH_MODE="disabled") as address:
+    with head(lab, RAY_AUTH_MODE="disabled") as (address, _):
         refused_by(address, lab, "none", RAY_AUTH_TOKEN="")

@@ -106,22 +106,39 @@ def worker_frozen(lab: Lab, outage: float) -> Path:
     return storage
 
 
-def at_a_write(lab: Lab, kind: str, n: int) -> Path:
-    storage = lab.fresh(f"{kind}{n}")
+def at_a_write(kind: str, n: int) -> Fault:
+    def function(lab: Lab, outage: float) -> Path:
+        storage = lab.fresh(f"{kind}{n}")
+        count = storage / "count"
+        count.mkdir()
+        lab.finish(storage, CHAOS_REPLACE=f"{kind}:{n}:/stages/", CHAOS_COUNT=str(count))
+        assert len(list(count.iterdir())) > n
+        return storage
+
+    return function
+
+
+FAULTS |= {f"killed_at_write_{n}": at_a_write("kill", n) for n in (1, 2, 7, 20, 33)}
+FAULTS |= {
+    "input_output_error_at_a_write": at_a_write("EIO", 12),
+    "disk_full_at_a_write": at_a_write("ENOSPC", 15),
+    "quota_exceeded_at_a_write": at_a_write("EDQUOT", 9),
+    "read_only_at_a_write": at_a_write("EROFS", 18),
+    "too_many_open_files_at_a_write": at_a_write("EMFILE", 5),
+}
+
+
+@fault
+def disk_full_for_the_report(lab: Lab, outage: float) -> Path:
+    storage = lab.fresh("report")
     count = storage / "count"
     count.mkdir()
-    lab.finish(storage, CHAOS_REPLACE=f"{kind}:{n}", CHAOS_COUNT=str(count))
-    assert len(list(count.iterdir())) > n
+    program = lab.start(storage, CHAOS_REPLACE="ENOSPC:1:report.html", CHAOS_COUNT=str(count))
+    assert program.end() == 2, program.text
+    assert str(storage / "runs" / "grid" / "report.html") in program.text.splitlines()[-1], program.text
+    assert "Traceback" not in program.text, program.text
+    assert "nothing is trained" in lab.finish(storage)
     return storage
-
-
-def killed_at_write(n: int) -> Fault:
-    return lambda lab, outage: at_a_write(lab, "kill", n)
-
-
-FAULTS |= {f"killed_at_write_{n}": killed_at_write(n) for n in (1, 2, 7, 20, 33)}
-FAULTS["input_output_error_at_a_write"] = lambda lab, outage: at_a_write(lab, "eio", 12)
-FAULTS["disk_full_at_a_write"] = lambda lab, outage: at_a_write(lab, "nospc", 15)
 
 
 @fault
@@ -222,6 +239,14 @@ def a_ratio_added(lab: Lab, outage: float) -> None:
     text = lab.finish(storage, "interleaving_ratios=[0, 0.25, 0.5]")
     assert f"training 2 of {STAGES + 2} stages for 2 of {CELLS + 2} cells" in text
     assert {path: path.stat().st_mtime_ns for path in before} == before
+
+
+@fault
+def a_comment_edited(lab: Lab, outage: float) -> Path:
+    storage = copy_of_calm(lab, "comment")
+    lab.write_config(storage, "# another comment")
+    assert "nothing is trained" in lab.finish(storage)
+    return storage
 
 
 @fault

@@ -180,10 +180,12 @@ class Lab:
         (storage / "data").symlink_to(self.calm / "data")
         return storage
 
-    def write_config(self, storage: Path) -> Path:
+    def write_config(self, storage: Path, comment: str = "") -> Path:
+        """The grid's YAML in the storage; one that lies there stays."""
         storage.mkdir(exist_ok=True)
         config = storage / "grid.yaml"
-        config.write_text(yaml.safe_dump(GRID))
+        if not config.exists():
+            config.write_text(f"{comment}\n{yaml.safe_dump(GRID)}")
         return config
 
     def start(self, storage: Path, *overrides: str, program: str = "run_grid", **environment: str) -> Program:

@@ -4,8 +4,8 @@ CHAOS_TRACE=FILE      every training step adds a line `KEY STEP` to the file
 CHAOS_ROWS=FILE       every row that is read for a step adds a line `STAGE SLOT WORLD CRC32` to the file
 CHAOS_RAISE=RANK:STEP:KEY  that rank raises ValueError at that step of that stage
 CHAOS_PATIENCE=SECONDS     the driver waits no longer than that for MLflow when all else is done
-CHAOS_REPLACE=KIND:N  at the N-th file of a stage that takes its place, counted over all processes in CHAOS_COUNT (a
-                      folder): `kill` this process, or raise `eio` or `nospc`
+CHAOS_REPLACE=KIND:N:PART  at the N-th file that takes its place and has PART in its path, counted over all processes
+                      in CHAOS_COUNT (a folder): `kill` this process, or raise OSError with KIND (ENOSPC) as its number
 CHAOS_LATE=SECONDS:FOLDER  a file that is new in a stage's folder is there for other processes only so much later, as
                       for clients of NFS that have looked in vain before; FOLDER holds who wrote what
 CHAOS_CLOCK=SECONDS   the clock on the wall is that much ahead
@@ -88,14 +88,14 @@ def _tracking(module: Any) -> None:
     module.Tracker.close.__defaults__ = (float(os.environ["CHAOS_PATIENCE"]),)
 
 
-def _disturbed(kind: str, wanted: int, count: Path) -> Any:
+def _disturbed(kind: str, wanted: int, part: str, count: Path) -> Any:
     def replace(source: Any, target: Any, **given: Any) -> None:
-        if "/stages/" in str(target):
+        if part in str(target):
             (count / f"{time.monotonic_ns()}-{os.getpid()}").touch()
             if len(list(count.iterdir())) == wanted:
                 if kind == "kill":
                     os.kill(os.getpid(), signal.SIGKILL)
-                number = {"eio": errno.EIO, "nospc": errno.ENOSPC}[kind]
+                number = getattr(errno, kind)
                 raise OSError(number, os.strerror(number), str(target))
         _replace(source, target, **given)
 
@@ -181,8 +181,8 @@ _CHANGES = {
 if _asked := dict(change for variable, change in _CHANGES.items() if variable in os.environ):
     sys.meta_path.insert(0, _Changed(_asked))
 if "CHAOS_REPLACE" in os.environ:
-    _kind, _, _n = os.environ["CHAOS_REPLACE"].partition(":")
-    os.replace = _disturbed(_kind, int(_n), Path(os.environ["CHAOS_COUNT"]))
+    _kind, _n, _part = os.environ["CHAOS_REPLACE"].split(":")
+    os.replace = _disturbed(_kind, int(_n), _part, Path(os.environ["CHAOS_COUNT"]))
 if "CHAOS_CLOCK" in os.environ:
     _time, _ahead = time.time, float(os.environ["CHAOS_CLOCK"])
     time.time = lambda: _time() + _ahead
