@@ -10,7 +10,7 @@ from benchmarks.chaos.lab import Lab, Program, free_port
 
 
 @fault
-def a_node_lost(lab: Lab, outage: float) -> Path:
+def a_node_lost(lab: Lab) -> Path:
     import grid  # noqa: F401, I001 - sets what Ray reads when it is imported
     from ray.cluster_utils import Cluster
 
@@ -64,7 +64,7 @@ def refused_by(address: str, lab: Lab, found: str, **environment: str) -> None:
 
 
 @fault
-def ray_with_a_token(lab: Lab, outage: float) -> None:
+def ray_with_a_token(lab: Lab) -> None:
     with head(lab, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 32) as address:
         refused_by(address, lab, "none", RAY_AUTH_TOKEN="")
         refused_by(address, lab, "another", RAY_AUTH_TOKEN="b" * 32)
@@ -72,6 +72,6 @@ def ray_with_a_token(lab: Lab, outage: float) -> None:
 
 
 @fault
-def ray_without_a_token(lab: Lab, outage: float) -> None:
+def ray_without_a_token(lab: Lab) -> None:
     with head(lab, RAY_AUTH_MODE="disabled") as address:
         refused_by(address, lab, "none", RAY_AUTH_TOKEN="")

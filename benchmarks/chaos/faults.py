@@ -22,17 +22,18 @@ from benchmarks.chaos.lab import (
     lost_steps,
     results,
     signal_to,
+    wait_for_cells,
     weights,
 )
 from lethe.training.store import VERSION
 
-Fault = Callable[[Lab, float], Path | None]
+Fault = Callable[[Lab], Path | None]
 FAULTS: dict[str, Fault] = {}
 SECONDS_TO_STOP = 10
 
 
 def fault(function: Fault) -> Fault:
-    """A fault takes the lab and the seconds of an outage; it returns a storage that must be as the undisturbed one."""
+    """A fault takes the lab; it returns a storage that must be as the undisturbed one."""
     FAULTS[function.__name__] = function
     return function
 
@@ -41,7 +42,7 @@ def under_way(lab: Lab, name: str, *overrides: str, **environment: str) -> tuple
     """A grid that has finished one of its cells."""
     storage = lab.fresh(name)
     program = lab.start(storage, *overrides, **environment)
-    assert program.wait_for(lambda: f"1/{CELLS} cells" in program.text), program.text
+    wait_for_cells(program)
     return storage, program
 
 
@@ -68,22 +69,22 @@ def stop(lab: Lab, name: str, number: signal.Signals, code: int, times: int = 1)
 
 
 @fault
-def ctrl_c(lab: Lab, outage: float) -> Path:
+def ctrl_c(lab: Lab) -> Path:
     return stop(lab, "ctrl_c", signal.SIGINT, 130)
 
 
 @fault
-def ctrl_c_twice(lab: Lab, outage: float) -> Path:
+def ctrl_c_twice(lab: Lab) -> Path:
     return stop(lab, "ctrl_c_twice", signal.SIGINT, 130, times=2)
 
 
 @fault
-def sigterm(lab: Lab, outage: float) -> Path:
+def sigterm(lab: Lab) -> Path:
     return stop(lab, "sigterm", signal.SIGTERM, 143)
 
 
 @fault
-def worker_killed_while_it_saves(lab: Lab, outage: float) -> Path:
+def worker_killed_while_it_saves(lab: Lab) -> Path:
     storage = lab.fresh("saving")
     program = lab.start(storage)
     partial = storage / "runs" / "stages"
@@ -97,7 +98,7 @@ def worker_killed_while_it_saves(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def worker_frozen(lab: Lab, outage: float) -> Path:
+def worker_frozen(lab: Lab) -> Path:
     storage, program = under_way(lab, "frozen", "stage.frozen_after=15")
     frozen = program.named(*PROCESSES["worker"])[0]
     signal_to(frozen, signal.SIGSTOP)
@@ -116,16 +117,16 @@ def at_a_write(lab: Lab, kind: str, n: int) -> Path:
 
 
 def killed_at_write(n: int) -> Fault:
-    return lambda lab, outage: at_a_write(lab, "kill", n)
+    return lambda lab: at_a_write(lab, "kill", n)
 
 
 FAULTS |= {f"killed_at_write_{n}": killed_at_write(n) for n in (1, 2, 7, 20, 33)}
-FAULTS["input_output_error_at_a_write"] = lambda lab, outage: at_a_write(lab, "eio", 12)
-FAULTS["disk_full_at_a_write"] = lambda lab, outage: at_a_write(lab, "nospc", 15)
+FAULTS["input_output_error_at_a_write"] = lambda lab: at_a_write(lab, "eio", 12)
+FAULTS["disk_full_at_a_write"] = lambda lab: at_a_write(lab, "nospc", 15)
 
 
 @fault
-def loss_not_a_number(lab: Lab, outage: float) -> None:
+def loss_not_a_number(lab: Lab) -> None:
     storage = lab.fresh("wild")
     for word in ("diverged", "nothing is trained"):
         program = lab.start(storage, "stage.learning_rate=1e30")
@@ -138,7 +139,7 @@ def loss_not_a_number(lab: Lab, outage: float) -> None:
 
 
 @fault
-def out_of_memory(lab: Lab, outage: float) -> Path:
+def out_of_memory(lab: Lab) -> Path:
     storage = lab.fresh("memory")
     program = lab.start(storage, RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="100")
     assert program.end() == 1, program.text
@@ -151,7 +152,7 @@ def out_of_memory(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def a_second_driver(lab: Lab, outage: float) -> Path:
+def a_second_driver(lab: Lab) -> Path:
     storage, program = under_way(lab, "second")
     second = subprocess.run(program.process.args, capture_output=True, text=True, check=False, timeout=60)  # type: ignore[call-overload]
     assert second.returncode == 2, second.stdout + second.stderr
@@ -161,7 +162,7 @@ def a_second_driver(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def two_grids_that_share_stages(lab: Lab, outage: float) -> None:
+def two_grids_that_share_stages(lab: Lab) -> None:
     storage = lab.fresh("shared")
     other = lab.start(storage, "name=other")
     time.sleep(1)
@@ -179,8 +180,8 @@ def at_another_time(lab: Lab, ahead: float) -> Path:
     return storage
 
 
-FAULTS["clock_a_day_ahead"] = lambda lab, outage: at_another_time(lab, 86_400)
-FAULTS["clock_an_hour_behind"] = lambda lab, outage: at_another_time(lab, -3_600)
+FAULTS["clock_a_day_ahead"] = lambda lab: at_another_time(lab, 86_400)
+FAULTS["clock_an_hour_behind"] = lambda lab: at_another_time(lab, -3_600)
 
 
 def copy_of_calm(lab: Lab, name: str) -> Path:
@@ -191,7 +192,7 @@ def copy_of_calm(lab: Lab, name: str) -> Path:
 
 
 @fault
-def a_stage_deleted(lab: Lab, outage: float) -> Path:
+def a_stage_deleted(lab: Lab) -> Path:
     storage = copy_of_calm(lab, "deleted")
     shutil.rmtree(next((storage / "runs" / "stages").glob("*/")))
     assert f"training 1 of {STAGES} stages" in lab.finish(storage)
@@ -199,7 +200,7 @@ def a_stage_deleted(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def a_file_of_a_stage_deleted(lab: Lab, outage: float) -> Path:
+def a_file_of_a_stage_deleted(lab: Lab) -> Path:
     storage = copy_of_calm(lab, "file")
     next((storage / "runs" / "stages").glob("*/model.safetensors")).unlink()
     assert f"training 1 of {STAGES} stages" in lab.finish(storage)
@@ -207,7 +208,7 @@ def a_file_of_a_stage_deleted(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def a_curve_cut(lab: Lab, outage: float) -> Path:
+def a_curve_cut(lab: Lab) -> Path:
     storage = copy_of_calm(lab, "curve")
     curve = next((storage / "runs" / "stages").glob("*/curves/*.parquet"))
     curve.write_bytes(curve.read_bytes()[:-100])
@@ -216,7 +217,7 @@ def a_curve_cut(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def a_ratio_added(lab: Lab, outage: float) -> None:
+def a_ratio_added(lab: Lab) -> None:
     storage = copy_of_calm(lab, "ratio")
     before = {path: path.stat().st_mtime_ns for path in storage.rglob("model.safetensors")}
     text = lab.finish(storage, "interleaving_ratios=[0, 0.25, 0.5]")
@@ -224,11 +225,16 @@ def a_ratio_added(lab: Lab, outage: float) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-@fault
-def a_token_shard_cut(lab: Lab, outage: float) -> Path:
-    storage = lab.fresh("shard")
+def on_data_of_its_own(lab: Lab, name: str) -> Path:
+    storage = lab.fresh(name)
     (storage / "data").unlink()
     shutil.copytree(lab.calm / "data", storage / "data")
+    return storage
+
+
+@fault
+def a_token_shard_cut(lab: Lab) -> Path:
+    storage = on_data_of_its_own(lab, "shard")
     shard = sorted((storage / "data" / "tokens").rglob("train*.bin"))[0]
     os.truncate(shard, shard.stat().st_size // 2)
     lab.finish(storage)
@@ -240,11 +246,9 @@ def a_mapped_shard(lab: Lab, name: str, change: Callable[[Path], None]) -> tuple
 
     Returns the storage, and how many cells failed.
     """
-    storage = lab.fresh(name)
-    (storage / "data").unlink()
-    shutil.copytree(lab.calm / "data", storage / "data")
+    storage = on_data_of_its_own(lab, name)
     program = lab.start(storage)
-    assert program.wait_for(lambda: f"1/{CELLS} cells" in program.text), program.text
+    wait_for_cells(program)
     shard = next((storage / "data" / "tokens").glob("*/automotive/train*.bin"))
     change(shard)
     code = program.end()
@@ -259,14 +263,14 @@ def a_mapped_shard(lab: Lab, name: str, change: Callable[[Path], None]) -> tuple
 
 
 @fault
-def a_mapped_shard_cut(lab: Lab, outage: float) -> Path:
+def a_mapped_shard_cut(lab: Lab) -> Path:
     storage, failed = a_mapped_shard(lab, "mapped", lambda shard: os.truncate(shard, 4096))
     assert failed, "nobody has read beyond the end"
     return storage
 
 
 @fault
-def a_mapped_shard_replaced(lab: Lab, outage: float) -> Path:
+def a_mapped_shard_replaced(lab: Lab) -> Path:
     """Who has mapped it reads on in the old one, and who has not must see that it is another."""
 
     def replace(shard: Path) -> None:
@@ -278,7 +282,7 @@ def a_mapped_shard_replaced(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def files_that_are_seen_late(lab: Lab, outage: float) -> Path:
+def files_that_are_seen_late(lab: Lab) -> Path:
     """As on NFS, where a client goes on for seconds with what it has found in a folder before."""
     storage = lab.fresh("late")
     (storage / "written").mkdir()
@@ -313,7 +317,7 @@ def rewritten(storage: Path, **changes: object) -> None:
 
 
 @fault
-def stages_of_the_first_release(lab: Lab, outage: float) -> Path:
+def stages_of_the_first_release(lab: Lab) -> Path:
     storage = copy_of_calm(lab, "first")
     rewritten(storage)
     assert "nothing is trained" in lab.finish(storage)
@@ -321,7 +325,7 @@ def stages_of_the_first_release(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def stages_of_a_later_release(lab: Lab, outage: float) -> Path:
+def stages_of_a_later_release(lab: Lab) -> Path:
     """They are refused, and nothing is written over them."""
     storage = copy_of_calm(lab, "later")
     rewritten(storage, version=VERSION + 1)
@@ -336,10 +340,10 @@ def stages_of_a_later_release(lab: Lab, outage: float) -> Path:
     return storage
 
 
-def suffer(name: str, lab: Lab, outage: float) -> tuple[Verdict, int]:
+def suffer(name: str, lab: Lab) -> tuple[Verdict, int]:
     """Let a fault happen; what was wrong, and the most steps that were trained again."""
     try:
-        storage = FAULTS[name](lab, outage)
+        storage = FAULTS[name](lab)
     except Exception as error:  # noqa: BLE001 - the other faults are still to be made
         return Verdict([str(error)[-2000:] or repr(error)]), 0
     finally:

@@ -108,6 +108,11 @@ class Program:
         return sorted(pid for pid in self.family() if any(part in command(pid) for part in parts))
 
 
+def wait_for_cells(program: Program, cells: int = 1) -> None:
+    """Until so many cells of the grid have ended; AssertionError if the program ends before, or takes too long."""
+    assert program.wait_for(lambda: f"{cells}/{CELLS} cells" in program.text), program.text
+
+
 def signal_to(pid: int, number: signal.Signals) -> None:
     with suppress(ProcessLookupError):
         os.kill(pid, number)
@@ -155,6 +160,8 @@ class Lab:
     """A folder with the data of the grid, the undisturbed run, and one storage after the other to disturb."""
 
     root: Path
+    outage: float = 60
+    """Seconds for which what the grid needs is away."""
     started: list[Program] = field(default_factory=list)
 
     @cached_property
