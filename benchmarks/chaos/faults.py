@@ -57,9 +57,7 @@ def stop(lab: Lab, name: str, number: signal.Signals, code: int, times: int = 1)
     stopped = time.monotonic()
     program.process.wait(60)
     took = time.monotonic() - stopped
-    while left := program.family():
-        assert time.monotonic() - stopped < 30, f"processes are left: {left}"
-        time.sleep(0.1)
+    assert program.leaves_nothing(20), f"processes are left: {program.family()}"
     assert program.end() == code, program.text
     assert took < SECONDS_TO_STOP, f"it took {took:.0f} s to stop"
     assert "the same command goes on from here" in program.text
