@@ -1,4 +1,4 @@
-"""Fixtures of several rooms: small token shards, made once a run by the project's own code."""
+"""Fixtures of several rooms."""
 
 import json
 import random
@@ -15,6 +15,7 @@ from filelock import FileLock
 import lethe.interventions
 from benchmarks.chaos.lab import Lab
 from benchmarks.tokens import write_shards
+from lethe.corpora.source import open_source
 from lethe.tokens.shards import TokenData
 
 WORDS = {
@@ -27,6 +28,14 @@ GLUE = ["the", "a", "and", "then", "with", "some", "very", "often", "because", "
 def toy_text(corpus: str, seed: int) -> str:
     rng = random.Random(f"{corpus}/{seed}")
     return " ".join(rng.choice(WORDS[corpus] if rng.random() < 0.5 else GLUE) for _ in range(120)) + "."
+
+
+@pytest.fixture(scope="session")
+def sample_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage in which the built-in sample lies."""
+    storage = tmp_path_factory.mktemp("sample")
+    open_source("sample", storage)
+    return storage
 
 
 @pytest.fixture(scope="session")

@@ -9,7 +9,6 @@ import pytest
 
 from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.schema import FINEWEB
-from lethe.corpora.source import open_source
 
 GLUE = [
     "the",
@@ -79,11 +78,3 @@ class Toy:
 @pytest.fixture(scope="session")
 def toy() -> Toy:
     return Toy()
-
-
-@pytest.fixture(scope="session")
-def sample_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A storage in which the built-in sample lies."""
-    storage = tmp_path_factory.mktemp("sample")
-    open_source("sample", storage)
-    return storage
