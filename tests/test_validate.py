@@ -305,17 +305,6 @@ def test_altered_tokens_are_refused(job: Job, folder: Path, tmp_path: Path) -> N
         main(["--checkpoint", str(moved)])
 
 
-def test_help_needs_no_torch() -> None:
-    code = (
-        "import sys; from lethe.validate import main\n"
-        "try: main(['--help'])\n"
-        "finally: assert not {'torch', 'ray', 'mlflow'} & set(sys.modules)"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--checkpoint PATH" in done.stdout
-
-
 @settings(deadline=None)
 @given(st.text(max_size=30), st.lists(st.integers(1, 319), max_size=20))
 def test_pieces_add_up_to_the_text_and_hold_no_half_character(
