@@ -7,8 +7,8 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from lethe.config import UserError, named, read_yaml, validate
-from lethe.corpora.domains import CorpusConfig
+from lethe.config import UserError
+from lethe.corpora.domains import CorpusConfig, load_corpus_config
 from lethe.corpora.extract import Extraction, is_finished, scan_unit
 from lethe.corpora.merge import merge
 from lethe.corpora.parquet import read_manifest
@@ -204,7 +204,7 @@ def test_name_json_names_the_newest_folder(storage: Path, toy: Any) -> None:
 
 @pytest.fixture(scope="module")
 def sample(sample_storage: Path) -> Extraction:
-    corpora = {name: validate(CorpusConfig, read_yaml(named("corpora", name))) for name in ("food", "automotive")}
+    corpora = {name: load_corpus_config(name) for name in ("food", "automotive")}
     extraction = Extraction(open_source("sample", sample_storage), corpora, sample_storage)
     run(extraction)
     return extraction

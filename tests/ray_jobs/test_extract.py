@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 from alone import run_alone
 
-from lethe.config import named, read_yaml, validate
-from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.domains import load_corpus_config
 from lethe.corpora.extract import Extraction, is_finished, scan_unit
 from lethe.corpora.merge import merge
 from lethe.corpora.source import open_source
@@ -36,7 +35,7 @@ def extract(storage: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def extract_without_ray(storage: Path) -> Extraction:
-    corpora = {name: validate(CorpusConfig, read_yaml(named("corpora", name))) for name in ("food", "automotive")}
+    corpora = {name: load_corpus_config(name) for name in ("food", "automotive")}
     extraction = Extraction(open_source("sample", storage), corpora, storage)
     for unit in extraction.missing_units():
         scan_unit(unit, corpora, extraction.scratch)
