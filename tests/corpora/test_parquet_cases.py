@@ -2,7 +2,6 @@
 the manifest and counted. The cases, and their numbers in a catalogue, are those of benchmarks.bad_input."""
 
 import json
-import random
 from pathlib import Path
 from typing import Any
 
@@ -34,10 +33,7 @@ def storage(toy: Any, tmp_path: Path) -> Path:
 
 
 def page(toy: Any, words: tuple[str, ...], number: int, **fields: Any) -> dict[str, Any]:
-    """A page that is like no other number's, every fourth word of which is one of `words`."""
-    rng = random.Random(number)
-    text = " ".join(words[i // 4 % 3] if i % 4 == 0 else "".join(rng.choices("aeioulnrst", k=5)) for i in range(60))
-    return toy.page(text, number) | fields
+    return toy.page(toy.unlike(words, number), number) | fields
 
 
 def soups(toy: Any, numbers: range = range(200, 220)) -> pa.Table:
