@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 
 from benchmarks.encode import Rival, tokenize_vs_datatrove
 from benchmarks.pages import write_pages
-from lethe.config import named, read_yaml, validate
-from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.domains import CorpusConfig, load_corpus_config
 from lethe.corpora.extract import scan_unit
 from lethe.corpora.index import index_unit
 from lethe.corpora.source import Unit, open_source
@@ -44,7 +43,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         files = write_pages(folder / "pages", given.pages, FILES)
-        domains = {name: _as_kept(name) for name in ("food", "automotive")}
+        domains = {name: as_kept(name) for name in ("food", "automotive")}
         units = open_source(str(folder / "pages"), folder).units
         figures = filter_figures(units, domains, given.datatrove, folder)
         figures["extract_scaling"] = extract_scaling(units, domains, folder)
@@ -52,9 +51,9 @@ def main() -> None:
     print(json.dumps(figures | {"tokenize_vs_datatrove": encoded["tokenize_vs_datatrove"], "tokenize": encoded}))
 
 
-def _as_kept(name: str) -> CorpusConfig:
+def as_kept(name: str) -> CorpusConfig:
     """A domain of which a scan keeps what the corpus would keep, as the rival does."""
-    return validate(CorpusConfig, read_yaml(named("corpora", name))).model_copy(update={"scan_score": None})
+    return load_corpus_config(name).model_copy(update={"scan_score": None})
 
 
 def filter_figures(

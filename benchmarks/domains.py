@@ -16,7 +16,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lethe.config import UserError, named, read_yaml, validate
+from benchmarks.data import as_kept
+from lethe.config import UserError
 from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.prevalence import Share, wilson
 from lethe.corpora.select import select
@@ -33,7 +34,7 @@ def main(argv: list[str]) -> int:
     parser.add_argument("--labels", required=True, type=Path, metavar="FILE", help="what they are")
     parser.add_argument("--corpora", nargs="+", default=["food", "automotive"], metavar="NAME")
     given = parser.parse_args(argv)
-    corpora = {name: _domain(name) for name in given.corpora}
+    corpora = {name: as_kept(name) for name in given.corpora}
     labels = read_labels(given.labels)
     started = time.process_time()
     found = classify(given.source, corpora)
@@ -43,11 +44,6 @@ def main(argv: list[str]) -> int:
     print(f"{labels.num_rows:,} labelled pages without the ambiguous ones; classified in {seconds:.0f} CPU-seconds")
     print(json.dumps(figures))
     return 0
-
-
-def _domain(name: str) -> CorpusConfig:
-    """As configured, but that a page is scanned for it only where it would be kept."""
-    return validate(CorpusConfig, read_yaml(named("corpora", name))).model_copy(update={"scan_score": None})
 
 
 def read_labels(path: Path) -> pa.Table:

@@ -19,8 +19,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from benchmarks.domains import COLUMNS
-from lethe.config import UserError, named, read_yaml, validate
-from lethe.corpora.domains import CorpusConfig
+from lethe.config import UserError
+from lethe.corpora.domains import CorpusConfig, load_corpus_config
 from lethe.corpora.score import fits, score
 from lethe.corpora.source import open_source, read_pages
 from lethe.program import run_program
@@ -49,7 +49,7 @@ def main(argv: list[str]) -> int:
 def cut(folder: Path, other_tokens: int) -> dict[str, pa.Table]:
     """The pages of each data set by its name, schema FINEWEB; UserError for pages or labels that cannot be read."""
     labels = _read_labels(folder / LABELS)
-    domains = [validate(CorpusConfig, read_yaml(named("corpora", name))) for name in DOMAINS]
+    domains = [load_corpus_config(name) for name in DOMAINS]
     parts: dict[str, list[pa.Table]] = {"web": [], "fiction": [], "other": []}
     for unit in open_source(str(folder.resolve()), Path.cwd()).units:
         for pages in read_pages(unit):

@@ -10,8 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lethe.config import named, read_yaml
-from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.domains import load_corpus_config
 from lethe.corpora.schema import FINEWEB
 
 ROW_GROUP_ROWS = 1000  # as in FineWeb
@@ -44,7 +43,7 @@ _SYLLABLES = "ba con der el fi gra hol in jas kel lor men nor op pre qui ran ste
 def write_pages(folder: Path, pages: int, files: int, seed: int = 0) -> list[Path]:
     """Write so many pages to files in `folder`, snappy as FineWeb's tools leave them; returns the files."""
     rng = np.random.default_rng(seed)
-    corpora = [CorpusConfig(**read_yaml(named("corpora", name)).data) for name in ("food", "automotive")]
+    corpora = [load_corpus_config(name) for name in ("food", "automotive")]
     of_domains = {word for corpus in corpora for word in corpus.words}
     vocabulary = np.array([*(word for word in _COMMON.split() if word not in of_domains), *_tail(rng)], object)
     shares = 1 / (np.arange(len(vocabulary)) + 3.0)

@@ -1,8 +1,9 @@
-"""A folder of token shards made of random words, by the project's own code: real files of any vocabulary size."""
+"""Token shards made of given texts, by the project's own code: real files of any vocabulary size."""
 
 import random
 import shutil
 import string
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,26 +32,34 @@ def write_tokens(root: Path, vocab_size: int) -> TokenData:
         split: [" ".join(rng.choices(words, weights, k=WORDS_A_DOCUMENT)) for _ in range(count)]
         for split, count in DOCUMENTS.items()
     }
-    name = f"bpe{vocab_size}-00000000"
-    tokenizer = root / "data" / "tokenizers" / name
-    save_tokenizer(train(iter([*texts["train"], " ".join(words)]), vocab_size), tokenizer / "tokenizer.json")
-    shards = root / "data" / "tokens" / name
-    _encode(root / "data" / "corpora" / f"{CORPUS}-00000000", texts, tokenizer, shards)
-    data = TokenData(shards)
+    data = write_shards(root, {CORPUS: texts}, vocab_size, [*texts["train"], " ".join(words)])
     assert data.vocab_size == vocab_size, f"the text fills {data.vocab_size} ids of {vocab_size}"
     return data
 
 
-def _encode(folder: Path, texts: dict[str, list[str]], tokenizer: Path, shards: Path) -> None:
-    files: dict[str, dict[str, Any]] = {}
-    for split, documents in texts.items():
-        table = pa.table({"text": documents})
-        writer = PartWriter(folder / split, table.schema)
-        writer.write(table)
-        files |= writer.close(folder)
-    write_json(folder / "manifest.json", {"files": files, "fingerprint": "00000000"})
+def write_shards(
+    root: Path,
+    corpora: Mapping[str, Mapping[str, list[str]]],
+    vocab_size: int,
+    trained_on: Iterable[str],
+    source: str = "elsewhere",
+) -> TokenData:
+    """Corpora of these documents (by corpus and split), a tokenizer trained on some text, and their shards."""
+    name = f"bpe{vocab_size}-00000000"
+    tokenizer, shards = root / "data" / "tokenizers" / name, root / "data" / "tokens" / name
+    save_tokenizer(train(iter(trained_on), vocab_size), tokenizer / "tokenizer.json")
     encoder = load_tokenizer(tokenizer / "tokenizer.json")
-    for name in files:
-        encode_part(folder / name, encoder, encoded_path(shards, CORPUS, name.split("/")[0], folder / name))
-    join_parts(shards, CORPUS, folder, tokenizer)
+    for corpus, splits in corpora.items():
+        folder = root / "data" / "corpora" / f"{corpus}-00000000"
+        files: dict[str, dict[str, Any]] = {}
+        for split, documents in splits.items():
+            table = pa.table({"text": pa.array(documents, pa.string())})
+            writer = PartWriter(folder / split, table.schema)
+            writer.write(table)
+            files |= writer.close(folder)
+        write_json(folder / "manifest.json", {"files": files, "fingerprint": "00000000", "source": {"given": source}})
+        for file in files:
+            encode_part(folder / file, encoder, encoded_path(shards, corpus, file.split("/")[0], folder / file))
+        join_parts(shards, corpus, folder, tokenizer)
     shutil.rmtree(shards / PARTIAL)
+    return TokenData(shards)

@@ -184,14 +184,12 @@ def test_a_model_of_another_architecture_is_refused(
         assert len(capsys.readouterr().out) > 20
 
 
-def test_neither_help_nor_export_needs_more_than_it_must(job: Job, tmp_path: Path) -> None:
+def test_it_needs_no_more_than_it_must(job: Job, tmp_path: Path) -> None:
     code = (
         "import sys; from lethe.export import main\n"
-        "try: main(sys.argv[1:])\n"
-        "finally: print('torch' in sys.modules, sorted({'transformers', 'ray', 'mlflow'} & set(sys.modules)))"
+        "main(sys.argv[1:])\n"
+        "assert not {'transformers', 'ray', 'mlflow'} & set(sys.modules)"
     )
     arguments = ["--checkpoint", str(job.store.folder(job.key)), "--out", str(tmp_path / "hf")]
-    for given, expected in ((["--help"], "False []"), (arguments, "True []")):
-        done = subprocess.run([sys.executable, "-c", code, *given], capture_output=True, text=True, check=False)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert done.stdout.splitlines()[-1] == expected
+    done = subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")

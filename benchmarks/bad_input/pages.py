@@ -13,8 +13,9 @@ from lethe.corpora.schema import FINEWEB
 
 Spoil = Callable[[Path, pa.Table], Any]
 
-
 CORPORA = ("food", "automotive")
+BESIDE = ("_SUCCESS", "_metadata.parquet", "._a.parquet", ".a.parquet.crc", "README.md")
+"""Files beside those of pages that are no part of a source."""
 
 
 def good_pages(storage: Path, count: int = 120) -> pa.Table:
@@ -55,6 +56,7 @@ def _encrypted(path: Path, table: pa.Table) -> None:
 def _no_row_groups(path: Path, table: pa.Table) -> None:
     with pq.ParquetWriter(path, table.schema):
         pass
+    assert pq.read_metadata(path).num_row_groups == 0
 
 
 def _with_text(value: Any) -> Spoil:
@@ -89,54 +91,70 @@ FILES: dict[str, tuple[int, Spoil, str]] = {
     "text is a number": (68, _with_text(1), "column text: found type int64"),
     "text is binary": (68, _with_text(b"x"), "column text: found type binary"),
     "another schema": (69, lambda path, table: write_pages(path, table.drop_columns("url")), "column url: missing"),
-    "a footer of 119 MB": (82, _great_footer, "found a footer of"),
+    "a footer of 119 MB": (82, _great_footer, "found a footer of 118,999,996 bytes; allowed: up to 67,108,864"),
 }
 """Of what a whole file can be: the number of the catalogue, how it is made, and what is said of it."""
 
 
-def _flipped(path: Path, table: pa.Table) -> None:
-    """Every bit of some bytes of the addresses' pages turned over."""
-    write_pages(path, table, compression="zstd")
-    data, chunk = bytearray(path.read_bytes()), _addresses(path)
+def flip(path: Path, column: str) -> None:
+    """Turn over every bit of some bytes of a column's pages, in the first row group."""
+    data, chunk = bytearray(path.read_bytes()), _chunk(path, column)
     start = (chunk.dictionary_page_offset or chunk.data_page_offset) + 20
     data[start : start + 40] = bytes(byte ^ 255 for byte in data[start : start + 40])
     path.write_bytes(data)
 
 
-def _unknown_codec(path: Path, table: pa.Table) -> None:
-    """The addresses' codec in the footer; in Thrift's compact form 6, ZSTD, is 12, and 60, which is none, 120."""
+def _flipped(path: Path, table: pa.Table) -> None:
     write_pages(path, table, compression="zstd")
-    path.write_bytes(path.read_bytes().replace(b"\x18\x03url\x15\x0c", b"\x18\x03url\x15\x78"))
+    flip(path, "url")
+
+
+def _codec(number: int) -> Spoil:
+    """Another codec of the addresses in the footer; in Thrift's compact form 6, ZSTD, is 12."""
+
+    def spoil(path: Path, table: pa.Table) -> None:
+        write_pages(path, table, compression="zstd")
+        data = path.read_bytes()
+        assert data.count(b"\x18\x03url\x15\x0c") == 1
+        path.write_bytes(data.replace(b"\x18\x03url\x15\x0c", b"\x18\x03url\x15" + bytes([2 * number])))
+
+    return spoil
 
 
 def _a_billion_values(path: Path, table: pa.Table) -> None:
     """The number of values in a page's header, here 20, in Thrift's compact form 40."""
     write_pages(path, table.slice(0, 20), compression="none", use_dictionary=False, write_statistics=False)
-    data, chunk = path.read_bytes(), _addresses(path)
-    at = data.index(b"\x15\x28", chunk.data_page_offset)
+    data, start = path.read_bytes(), _chunk(path, "url").data_page_offset
+    at = data.index(b"\x15\x28", start, start + 20)
     billion = b"\x15\x80\xa8\xd6\xb9\x07"
     path.write_bytes(data[:at] + billion + data[at + len(billion) :])
 
 
-def _addresses(path: Path) -> Any:
+def _chunk(path: Path, column: str) -> Any:
     group = pq.read_metadata(path).row_group(0)
-    return next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == "url")
+    return next(chunk for chunk in map(group.column, range(group.num_columns)) if chunk.path_in_schema == column)
 
 
 ROW_GROUPS: dict[str, tuple[int, Spoil, str]] = {
     "flipped bits in a page": (62, _flipped, "cannot be decoded"),
-    "unknown codec": (63, _unknown_codec, "cannot be decoded"),
+    "a codec that is not built in": (63, _codec(3), "cannot be decoded"),
+    "unknown codec": (63, _codec(60), "cannot be decoded"),
     "a billion values": (81, _a_billion_values, "cannot be decoded: column url"),
 }
 """As FILES, of what only shows when a row group is read."""
 
 
-def expanding(path: Path, table: pa.Table) -> None:
-    """A text of 1 MB once in a dictionary, to which 200 rows point: some hundred bytes that become 200 MB."""
-    rows = pa.Table.from_pylist([page | {"text": None} for page in other_pages(table, 100, 80) * 2], FINEWEB)
-    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows.num_rows, pa.int32()), pa.array(["a" * 1_000_000]))
+def repeated(path: Path, rows: pa.Table, size: int) -> None:
+    """A text of so many bytes once in a dictionary, to which all rows point."""
+    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows.num_rows, pa.int32()), pa.array(["a" * size]))
     rows = rows.set_column(0, "text", texts)
-    write_pages(path, rows, compression="zstd", store_schema=False, dictionary_pagesize_limit=2_000_000)
+    write_pages(path, rows, compression="zstd", store_schema=False, dictionary_pagesize_limit=2 * size)
+
+
+def expanding(path: Path, table: pa.Table) -> None:
+    """Some hundred bytes that become 200 MB."""
+    rows = [page | {"text": None} for page in other_pages(table, 100, 80) * 2]
+    repeated(path, pa.Table.from_pylist(rows, FINEWEB), 1_000_000)
 
 
 def many_row_groups(path: Path, table: pa.Table) -> None:

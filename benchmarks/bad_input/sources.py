@@ -13,7 +13,7 @@ from benchmarks.bad_input.grids import Make, on_the_lab
 from benchmarks.bad_input.lab import GRID
 
 GOOD = 120  # pages of each corpus in a.parquet
-BESIDE = ("_SUCCESS", "_metadata.parquet", "._a.parquet", ".a.parquet.crc", "README.md")
+UNREADABLE = 20 + (len(pages.ROW_GROUPS) - 1) * 2 * GOOD  # each spoils all of them but the last, which has 20
 
 
 def reading(program: str, *spoilt: tuple[str, pages.Spoil], policy: str = "refuse", beside: bool = False) -> Make:
@@ -25,7 +25,7 @@ def reading(program: str, *spoilt: tuple[str, pages.Spoil], policy: str = "refus
         pages.write_pages(folder / "a.parquet", table)
         for name, spoil in spoilt:
             spoil(folder / f"{name}.parquet", table)
-        for name in BESIDE if beside else ():
+        for name in pages.BESIDE if beside else ():
             (folder / name).write_text("no Parquet")
         config = room.write("grid.yaml", yaml.safe_dump(GRID | {"source": "pages", "on_bad_file": policy}))
         return [*program.split(), str(config), f"storage={room.storage}"]
@@ -59,7 +59,7 @@ def extracted(room: Room, done: Done) -> None:
     (folder,) = (path for path in (room.storage / "data" / "corpora").glob("food-*") if path.is_dir())
     manifest = json.loads((folder / "manifest.json").read_text())
     all_named(manifest["source"]["skipped"])
-    rejects, wanted = manifest["rejects"], {"bad_utf8": 2, "unreadable": 20 + 2 * 2 * GOOD}
+    rejects, wanted = manifest["rejects"], {"bad_utf8": 2, "unreadable": UNREADABLE}
     for _, _, reason in pages.ROWS.values():
         wanted |= {reason: wanted.get(reason, 0) + 1} if reason else {}
     wanted["too_long"] += 200  # of the file that expands
@@ -82,7 +82,7 @@ def indexed(room: Room, done: Done) -> None:
     manifest = json.loads(path.read_text())
     all_named(manifest["skipped"])
     counts = manifest["counts"]
-    wanted = {"no_url": 2, "no_host": 2, "bad_utf8": 1, "unreadable": 20 + 2 * 2 * GOOD}  # no UTF-8 is no address
+    wanted = {"no_url": 2, "no_host": 2, "bad_utf8": 1, "unreadable": UNREADABLE}  # no UTF-8 is no address
     found = {name: counts.get(name, 0) for name in wanted}
     assert found == wanted, f"counted: {found}; wanted: {wanted}"
     rows = 2 * GOOD + 10 + 1 + len(pages.ROWS) + 1 + 200 + 1000 + 20

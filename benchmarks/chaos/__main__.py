@@ -30,7 +30,7 @@ def main(argv: list[str]) -> int:
     """See the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=30, metavar="N", help="default: %(default)s")
-    parser.add_argument("--outage", type=float, default=60, metavar="SECONDS", help="default: %(default)s")
+    parser.add_argument("--outage", type=float, default=Lab.outage, metavar="SECONDS", help="default: %(default)s")
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="of the moments; default: %(default)s")
     parser.add_argument("--only", nargs="*", metavar="NAME", help="these faults; default: all")
     parser.add_argument("--list", action="store_true", help="name the faults, and end")
@@ -43,19 +43,19 @@ def main(argv: list[str]) -> int:
         raise UserError(f"--only: found {', '.join(sorted(unknown))}; allowed: {', '.join(FAULTS)}")
     root = Path(tempfile.mkdtemp(prefix="chaos"))
     try:
-        result = disturb(Lab(root), given.kills, names, given.outage, given.seed)
+        result = disturb(Lab(root, given.outage), given.kills, names, given.seed)
     finally:
         shutil.rmtree(root, ignore_errors=True)
     print(json.dumps(result))
     return 0 if result["identical"] and not result["wrong"] else 1
 
 
-def disturb(lab: Lab, kills: int, names: list[str], outage: float, seed: int) -> dict[str, object]:
+def disturb(lab: Lab, kills: int, names: list[str], seed: int) -> dict[str, object]:
     """All of it; the object that the last line holds."""
     say(f"the undisturbed run lies in {lab.calm}")
     wrong, steps, verdicts = [], [0], []
     for i, name in enumerate(names, start=1):
-        verdict, lost = suffer(name, lab, outage)
+        verdict, lost = suffer(name, lab)
         wrong += [f"{name}: {difference}" for difference in verdict.differences]
         verdicts.append(verdict)
         steps.append(lost)

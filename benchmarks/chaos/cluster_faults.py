@@ -7,11 +7,11 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.chaos.faults import fault, under_way
-from benchmarks.chaos.lab import CELLS, Lab, Program, free_port
+from benchmarks.chaos.lab import Lab, Program, free_port, wait_for_cells
 
 
 @fault
-def a_node_lost(lab: Lab, outage: float) -> Path:
+def a_node_lost(lab: Lab) -> Path:
     import grid  # noqa: F401, I001 - sets what Ray reads when it is imported
     from ray.cluster_utils import Cluster
 
@@ -32,7 +32,7 @@ def a_node_lost(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def ray_job_stop(lab: Lab, outage: float) -> Path:
+def ray_job_stop(lab: Lab) -> Path:
     """Its driver has three seconds to end; the same job goes on."""
     storage = lab.fresh("job")
     config = lab.write_config(storage)
@@ -42,7 +42,7 @@ def ray_job_stop(lab: Lab, outage: float) -> Path:
         submit = [*job, "submit", f"--address={jobs}", "--runtime-env=ray_jobs/runtime_env.yaml", "--working-dir=."]
         entry = ["--", sys.executable, "-m", "ray_jobs.run_grid", str(config), f"storage={storage}"]
         program = Program([*submit, "--submission-id=first", *entry], storage / "first.txt", token)
-        assert program.wait_for(lambda: f"1/{CELLS} cells" in program.text), program.text
+        wait_for_cells(program)
         stop = Program([*job, "stop", f"--address={jobs}", "first"], storage / "stop.txt", token)
         assert stop.process.wait(60) == 0, stop.text
         assert "Traceback" not in program.text, program.text
@@ -86,7 +86,7 @@ def refused_by(address: str, lab: Lab, found: str, **environment: str) -> None:
 
 
 @fault
-def ray_with_a_token(lab: Lab, outage: float) -> None:
+def ray_with_a_token(lab: Lab) -> None:
     with head(lab, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN="a" * 32) as (address, _):
         refused_by(address, lab, "none", RAY_AUTH_TOKEN="")
         refused_by(address, lab, "another", RAY_AUTH_TOKEN="b" * 32)
@@ -94,6 +94,6 @@ def ray_with_a_token(lab: Lab, outage: float) -> None:
 
 
 @fault
-def ray_without_a_token(lab: Lab, outage: float) -> None:
+def ray_without_a_token(lab: Lab) -> None:
     with head(lab, RAY_AUTH_MODE="disabled") as (address, _):
         refused_by(address, lab, "none", RAY_AUTH_TOKEN="")

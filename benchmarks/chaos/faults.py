@@ -22,17 +22,18 @@ from benchmarks.chaos.lab import (
     lost_steps,
     results,
     signal_to,
+    wait_for_cells,
     weights,
 )
 from lethe.training.store import VERSION
 
-Fault = Callable[[Lab, float], Path | None]
+Fault = Callable[[Lab], Path | None]
 FAULTS: dict[str, Fault] = {}
 SECONDS_TO_STOP = 10
 
 
 def fault(function: Fault) -> Fault:
-    """A fault takes the lab and the seconds of an outage; it returns a storage that must be as the undisturbed one."""
+    """A fault takes the lab; it returns a storage that must be as the undisturbed one."""
     FAULTS[function.__name__] = function
     return function
 
@@ -41,7 +42,7 @@ def under_way(lab: Lab, name: str, *overrides: str, **environment: str) -> tuple
     """A grid that has finished one of its cells."""
     storage = lab.fresh(name)
     program = lab.start(storage, *overrides, **environment)
-    assert program.wait_for(lambda: f"1/{CELLS} cells" in program.text), program.text
+    wait_for_cells(program)
     return storage, program
 
 
@@ -56,9 +57,7 @@ def stop(lab: Lab, name: str, number: signal.Signals, code: int, times: int = 1)
     stopped = time.monotonic()
     program.process.wait(60)
     took = time.monotonic() - stopped
-    while left := program.family():
-        assert time.monotonic() - stopped < 30, f"processes are left: {left}"
-        time.sleep(0.1)
+    assert program.leaves_nothing(20), f"processes are left: {program.family()}"
     assert program.end() == code, program.text
     assert took < SECONDS_TO_STOP, f"it took {took:.0f} s to stop"
     assert "the same command goes on from here" in program.text
@@ -68,22 +67,22 @@ def stop(lab: Lab, name: str, number: signal.Signals, code: int, times: int = 1)
 
 
 @fault
-def ctrl_c(lab: Lab, outage: float) -> Path:
+def ctrl_c(lab: Lab) -> Path:
     return stop(lab, "ctrl_c", signal.SIGINT, 130)
 
 
 @fault
-def ctrl_c_twice(lab: Lab, outage: float) -> Path:
+def ctrl_c_twice(lab: Lab) -> Path:
     return stop(lab, "ctrl_c_twice", signal.SIGINT, 130, times=2)
 
 
 @fault
-def sigterm(lab: Lab, outage: float) -> Path:
+def sigterm(lab: Lab) -> Path:
     return stop(lab, "sigterm", signal.SIGTERM, 143)
 
 
 @fault
-def worker_killed_while_it_saves(lab: Lab, outage: float) -> Path:
+def worker_killed_while_it_saves(lab: Lab) -> Path:
     storage = lab.fresh("saving")
     program = lab.start(storage)
     partial = storage / "runs" / "stages"
@@ -97,7 +96,7 @@ def worker_killed_while_it_saves(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def worker_frozen(lab: Lab, outage: float) -> Path:
+def worker_frozen(lab: Lab) -> Path:
     storage, program = under_way(lab, "frozen", "stage.frozen_after=15")
     frozen = program.named(*PROCESSES["worker"])[0]
     signal_to(frozen, signal.SIGSTOP)
@@ -107,7 +106,7 @@ def worker_frozen(lab: Lab, outage: float) -> Path:
 
 
 def at_a_write(kind: str, n: int) -> Fault:
-    def function(lab: Lab, outage: float) -> Path:
+    def function(lab: Lab) -> Path:
         storage = lab.fresh(f"{kind}{n}")
         count = storage / "count"
         count.mkdir()
@@ -129,7 +128,7 @@ FAULTS |= {
 
 
 @fault
-def disk_full_for_the_report(lab: Lab, outage: float) -> Path:
+def disk_full_for_the_report(lab: Lab) -> Path:
     storage = lab.fresh("report")
     count = storage / "count"
     count.mkdir()
@@ -142,7 +141,7 @@ def disk_full_for_the_report(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def loss_not_a_number(lab: Lab, outage: float) -> None:
+def loss_not_a_number(lab: Lab) -> None:
     storage = lab.fresh("wild")
     for word in ("diverged", "nothing is trained"):
         program = lab.start(storage, "stage.learning_rate=1e30")
@@ -155,7 +154,7 @@ def loss_not_a_number(lab: Lab, outage: float) -> None:
 
 
 @fault
-def out_of_memory(lab: Lab, outage: float) -> Path:
+def out_of_memory(lab: Lab) -> Path:
     storage = lab.fresh("memory")
     program = lab.start(storage, RAY_memory_usage_threshold="0.01", RAY_memory_monitor_refresh_ms="100")
     assert program.end() == 1, program.text
@@ -168,7 +167,7 @@ def out_of_memory(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def a_second_driver(lab: Lab, outage: float) -> Path:
+def a_second_driver(lab: Lab) -> Path:
     storage, program = under_way(lab, "second")
     second = subprocess.run(program.process.args, capture_output=True, text=True, check=False, timeout=60)  # type: ignore[call-overload]
     assert second.returncode == 2, second.stdout + second.stderr
@@ -178,7 +177,7 @@ def a_second_driver(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def two_grids_that_share_stages(lab: Lab, outage: float) -> None:
+def two_grids_that_share_stages(lab: Lab) -> None:
     storage = lab.fresh("shared")
     other = lab.start(storage, "name=other")
     time.sleep(1)
@@ -196,8 +195,8 @@ def at_another_time(lab: Lab, ahead: float) -> Path:
     return storage
 
 
-FAULTS["clock_a_day_ahead"] = lambda lab, outage: at_another_time(lab, 86_400)
-FAULTS["clock_an_hour_behind"] = lambda lab, outage: at_another_time(lab, -3_600)
+FAULTS["clock_a_day_ahead"] = lambda lab: at_another_time(lab, 86_400)
+FAULTS["clock_an_hour_behind"] = lambda lab: at_another_time(lab, -3_600)
 
 
 def copy_of_calm(lab: Lab, name: str) -> Path:
@@ -208,7 +207,7 @@ def copy_of_calm(lab: Lab, name: str) -> Path:
 
 
 @fault
-def a_stage_deleted(lab: Lab, outage: float) -> Path:
+def a_stage_deleted(lab: Lab) -> Path:
     storage = copy_of_calm(lab, "deleted")
     shutil.rmtree(next((storage / "runs" / "stages").glob("*/")))
     assert f"training 1 of {STAGES} stages" in lab.finish(storage)
@@ -216,7 +215,7 @@ def a_stage_deleted(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def a_file_of_a_stage_deleted(lab: Lab, outage: float) -> Path:
+def a_file_of_a_stage_deleted(lab: Lab) -> Path:
     storage = copy_of_calm(lab, "file")
     next((storage / "runs" / "stages").glob("*/model.safetensors")).unlink()
     assert f"training 1 of {STAGES} stages" in lab.finish(storage)
@@ -224,7 +223,7 @@ def a_file_of_a_stage_deleted(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def a_curve_cut(lab: Lab, outage: float) -> Path:
+def a_curve_cut(lab: Lab) -> Path:
     storage = copy_of_calm(lab, "curve")
     curve = next((storage / "runs" / "stages").glob("*/curves/*.parquet"))
     curve.write_bytes(curve.read_bytes()[:-100])
@@ -233,7 +232,7 @@ def a_curve_cut(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def a_ratio_added(lab: Lab, outage: float) -> None:
+def a_ratio_added(lab: Lab) -> None:
     storage = copy_of_calm(lab, "ratio")
     before = {path: path.stat().st_mtime_ns for path in storage.rglob("model.safetensors")}
     text = lab.finish(storage, "interleaving_ratios=[0, 0.25, 0.5]")
@@ -242,18 +241,23 @@ def a_ratio_added(lab: Lab, outage: float) -> None:
 
 
 @fault
-def a_comment_edited(lab: Lab, outage: float) -> Path:
+def a_comment_edited(lab: Lab) -> Path:
     storage = copy_of_calm(lab, "comment")
     lab.write_config(storage, "# another comment")
     assert "nothing is trained" in lab.finish(storage)
     return storage
 
 
-@fault
-def a_token_shard_cut(lab: Lab, outage: float) -> Path:
-    storage = lab.fresh("shard")
+def on_data_of_its_own(lab: Lab, name: str) -> Path:
+    storage = lab.fresh(name)
     (storage / "data").unlink()
     shutil.copytree(lab.calm / "data", storage / "data")
+    return storage
+
+
+@fault
+def a_token_shard_cut(lab: Lab) -> Path:
+    storage = on_data_of_its_own(lab, "shard")
     shard = sorted((storage / "data" / "tokens").rglob("train*.bin"))[0]
     os.truncate(shard, shard.stat().st_size // 2)
     lab.finish(storage)
@@ -265,11 +269,9 @@ def a_mapped_shard(lab: Lab, name: str, change: Callable[[Path], None]) -> tuple
 
     Returns the storage, and how many cells failed.
     """
-    storage = lab.fresh(name)
-    (storage / "data").unlink()
-    shutil.copytree(lab.calm / "data", storage / "data")
+    storage = on_data_of_its_own(lab, name)
     program = lab.start(storage)
-    assert program.wait_for(lambda: f"1/{CELLS} cells" in program.text), program.text
+    wait_for_cells(program)
     shard = next((storage / "data" / "tokens").glob("*/automotive/train*.bin"))
     change(shard)
     code = program.end()
@@ -284,14 +286,14 @@ def a_mapped_shard(lab: Lab, name: str, change: Callable[[Path], None]) -> tuple
 
 
 @fault
-def a_mapped_shard_cut(lab: Lab, outage: float) -> Path:
+def a_mapped_shard_cut(lab: Lab) -> Path:
     storage, failed = a_mapped_shard(lab, "mapped", lambda shard: os.truncate(shard, 4096))
     assert failed, "nobody has read beyond the end"
     return storage
 
 
 @fault
-def a_mapped_shard_replaced(lab: Lab, outage: float) -> Path:
+def a_mapped_shard_replaced(lab: Lab) -> Path:
     """Who has mapped it reads on in the old one, and who has not must see that it is another."""
 
     def replace(shard: Path) -> None:
@@ -303,7 +305,7 @@ def a_mapped_shard_replaced(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def files_that_are_seen_late(lab: Lab, outage: float) -> Path:
+def files_that_are_seen_late(lab: Lab) -> Path:
     """As on NFS, where a client goes on for seconds with what it has found in a folder before."""
     storage = lab.fresh("late")
     (storage / "written").mkdir()
@@ -338,7 +340,7 @@ def rewritten(storage: Path, **changes: object) -> None:
 
 
 @fault
-def stages_of_the_first_release(lab: Lab, outage: float) -> Path:
+def stages_of_the_first_release(lab: Lab) -> Path:
     storage = copy_of_calm(lab, "first")
     rewritten(storage)
     assert "nothing is trained" in lab.finish(storage)
@@ -346,7 +348,7 @@ def stages_of_the_first_release(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def stages_of_a_later_release(lab: Lab, outage: float) -> Path:
+def stages_of_a_later_release(lab: Lab) -> Path:
     """They are refused, and nothing is written over them."""
     storage = copy_of_calm(lab, "later")
     rewritten(storage, version=VERSION + 1)
@@ -361,10 +363,10 @@ def stages_of_a_later_release(lab: Lab, outage: float) -> Path:
     return storage
 
 
-def suffer(name: str, lab: Lab, outage: float) -> tuple[Verdict, int]:
+def suffer(name: str, lab: Lab) -> tuple[Verdict, int]:
     """Let a fault happen; what was wrong, and the most steps that were trained again."""
     try:
-        storage = FAULTS[name](lab, outage)
+        storage = FAULTS[name](lab)
     except Exception as error:  # noqa: BLE001 - the other faults are still to be made
         return Verdict([str(error)[-2000:] or repr(error)]), 0
     finally:

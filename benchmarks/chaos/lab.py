@@ -51,9 +51,8 @@ class Program:
     def __init__(self, arguments: list[str], output: Path, environment: Mapping[str, str]) -> None:
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # orphans come to us, so that none can hide
         self.output, self.others = output, family()
-        self.ray = tempfile.mkdtemp(
-            prefix="ray"
-        )  # short, for sockets lie in it, whose paths have 107 characters at most
+        # Short, for sockets lie in it, whose paths have 107 characters at most.
+        self.ray = tempfile.mkdtemp(prefix="ray")
         paths = os.pathsep.join([str(HOOKS), *filter(None, [os.environ.get("PYTHONPATH")])])
         given = {**os.environ, "RAY_TMPDIR": self.ray, "PYTHONPATH": paths, **environment}
         with output.open("wb") as file:
@@ -82,11 +81,16 @@ class Program:
     def end(self, seconds: float = 600) -> int:
         """Wait for the program, and for all that it has left behind; its exit code."""
         code = self.process.wait(seconds)
-        until = time.monotonic() + 30
-        while self.family() and time.monotonic() < until:
-            time.sleep(0.05)
+        self.leaves_nothing(30)
         self.kill()
         return code
+
+    def leaves_nothing(self, seconds: float) -> bool:
+        """Wait until no process of it is there any more; False where one still is after so long."""
+        until = time.monotonic() + seconds
+        while self.family() and time.monotonic() < until:
+            time.sleep(0.05)
+        return not self.family()
 
     def kill(self) -> None:
         """SIGKILL to the program and all below it; they are gone when this returns."""
@@ -101,11 +105,16 @@ class Program:
         shutil.rmtree(self.ray, ignore_errors=True)
 
     def family(self) -> set[int]:
-        return family() - self.others
+        return family() - self.others or family() - self.others  # a look misses whose parent is just ending
 
     def named(self, *parts: str) -> list[int]:
         """The processes below the program whose command line holds one of the texts, the oldest first."""
         return sorted(pid for pid in self.family() if any(part in command(pid) for part in parts))
+
+
+def wait_for_cells(program: Program, cells: int = 1) -> None:
+    """Until so many cells of the grid have ended; AssertionError if the program ends before, or takes too long."""
+    assert program.wait_for(lambda: f"{cells}/{CELLS} cells" in program.text), program.text
 
 
 def signal_to(pid: int, number: signal.Signals) -> None:
@@ -155,6 +164,8 @@ class Lab:
     """A folder with the data of the grid, the undisturbed run, and one storage after the other to disturb."""
 
     root: Path
+    outage: float = 60
+    """Seconds for which what the grid needs is away."""
     started: list[Program] = field(default_factory=list)
 
     @cached_property

@@ -43,17 +43,17 @@ def frozen(lab: Lab, which: int) -> None:
 
 
 @fault
-def a_rank_frozen(lab: Lab, outage: float) -> None:
+def a_rank_frozen(lab: Lab) -> None:
     frozen(lab, 0)
 
 
 @fault
-def the_other_rank_frozen(lab: Lab, outage: float) -> None:
+def the_other_rank_frozen(lab: Lab) -> None:
     frozen(lab, 1)
 
 
 @fault
-def a_rank_killed(lab: Lab, outage: float) -> None:
+def a_rank_killed(lab: Lab) -> None:
     storage, program = in_training(lab, "rank-killed")
     signal_to(program.named(RANK)[1], signal.SIGKILL)
     assert program.end() == 0, program.text
@@ -61,7 +61,7 @@ def a_rank_killed(lab: Lab, outage: float) -> None:
 
 
 @fault
-def a_rank_that_raises(lab: Lab, outage: float) -> None:
+def a_rank_that_raises(lab: Lab) -> None:
     """In one of the cells; the other is trained to its end, and later this one too."""
     records = [json.loads(path.read_text()) for path in (lab.calm_ranks / "runs" / "stages").glob("*/stage.json")]
     (key,) = (record["key"] for record in records if len(record["stage"]["mixture"]) > 1)
@@ -82,7 +82,7 @@ def a_rank_that_raises(lab: Lab, outage: float) -> None:
 
 
 @fault
-def one_rank_goes_on_where_two_were(lab: Lab, outage: float) -> None:
+def one_rank_goes_on_where_two_were(lab: Lab) -> None:
     """The same rows for every slot of a stage, whoever reads them; the losses of two ranks to a tolerance."""
     rows = lab.root / "rows.txt"
     rows.unlink(missing_ok=True)

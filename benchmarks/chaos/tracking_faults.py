@@ -13,7 +13,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from benchmarks.chaos.faults import fault, under_way
-from benchmarks.chaos.lab import CELLS, Lab, free_port
+from benchmarks.chaos.lab import CELLS, Lab, free_port, wait_for_cells
 from benchmarks.chaos.proxy import Proxy
 
 SLOW = 30.0  # seconds a call
@@ -58,7 +58,7 @@ def tracking_server(storage: Path, port: int) -> Iterator[str]:
 
 
 @fault
-def mlflow_away_at_the_start(lab: Lab, outage: float) -> None:
+def mlflow_away_at_the_start(lab: Lab) -> None:
     storage, started = lab.fresh("away"), time.monotonic()
     program = lab.start(storage, "--tracking-uri", f"http://me:secret@127.0.0.1:{free_port()}")
     assert program.end() == 2, program.text
@@ -68,13 +68,12 @@ def mlflow_away_at_the_start(lab: Lab, outage: float) -> None:
 
 
 @fault
-def mlflow_away_for_a_while(lab: Lab, outage: float) -> Path:
+def mlflow_away_for_a_while(lab: Lab) -> Path:
     storage, port = lab.fresh("outage"), free_port()
     with tracking_server(storage, port) as uri:
         program = lab.start(storage, "--tracking-uri", uri)
-        assert program.wait_for(lambda: f"1/{CELLS} cells" in program.text), program.text
-    gone = time.monotonic()
-    program.wait_for(lambda: time.monotonic() > gone + outage, outage + 60)
+        wait_for_cells(program)
+    program.wait_for(lambda: False, lab.outage)
     with tracking_server(storage, port):
         program.process.wait(600)
     assert program.end() == 0, program.text  # not within: it would end the server too, which began later
@@ -86,9 +85,9 @@ def behind_a_proxy(lab: Lab, name: str, disturb: Callable[[Proxy], None]) -> Pat
     storage = lab.fresh(name)
     with tracking_server(storage, free_port()) as uri, Proxy(uri) as proxy:
         program = lab.start(storage, "--tracking-uri", proxy.uri)
-        assert program.wait_for(lambda: f"1/{CELLS} cells" in program.text), program.text
+        wait_for_cells(program)
         disturb(proxy)
-        assert program.wait_for(lambda: f"{CELLS}/{CELLS} cells" in program.text), program.text
+        wait_for_cells(program, CELLS)
         assert proxy.disturbed, "nothing was asked of MLflow meanwhile"
         proxy.calm_down()
         assert program.end() == 0, program.text
@@ -97,22 +96,22 @@ def behind_a_proxy(lab: Lab, name: str, disturb: Callable[[Proxy], None]) -> Pat
 
 
 @fault
-def mlflow_takes_long(lab: Lab, outage: float) -> Path:
+def mlflow_takes_long(lab: Lab) -> Path:
     return behind_a_proxy(lab, "slow", lambda proxy: proxy.take(SLOW))
 
 
 @fault
-def mlflow_answers_500(lab: Lab, outage: float) -> Path:
+def mlflow_answers_500(lab: Lab) -> Path:
     """Half of what is asked is done all the same, so that what is asked again must not be doubled."""
     return behind_a_proxy(lab, "500", lambda proxy: proxy.refuse())
 
 
 @fault
-def mlflow_database_locked(lab: Lab, outage: float) -> Path:
+def mlflow_database_locked(lab: Lab) -> Path:
     storage, program = under_way(lab, "locked")
     with sqlite3.connect(storage / "mlflow.db", timeout=60, isolation_level=None) as db:
         db.execute("BEGIN EXCLUSIVE")
-        time.sleep(outage)
+        time.sleep(lab.outage)
         db.execute("ROLLBACK")
     assert program.end() == 0, program.text
     assert "Traceback" not in program.text, program.text
@@ -142,12 +141,12 @@ def fill(disk: Path) -> Path:
 
 
 @fault
-def mlflow_database_full(lab: Lab, outage: float) -> Path:
+def mlflow_database_full(lab: Lab) -> Path:
     storage = lab.fresh("full")
     with small_disk(storage / "disk") as disk:
         at = ("--tracking-uri", f"sqlite:///{disk / 'mlflow.db'}")
         program = lab.start(storage, *at, CHAOS_PATIENCE="5")
-        assert program.wait_for(lambda: f"1/{CELLS} cells" in program.text), program.text
+        wait_for_cells(program)
         filler = fill(disk)
         assert program.end() == 1, program.text
         assert f"{CELLS}/{CELLS} cells" in program.text, program.text
@@ -161,7 +160,7 @@ def mlflow_database_full(lab: Lab, outage: float) -> Path:
 
 
 @fault
-def many_on_a_fresh_database(lab: Lab, outage: float) -> None:
+def many_on_a_fresh_database(lab: Lab) -> None:
     storage = lab.fresh("many")
     lab.write_config(storage)
     arguments = [sys.executable, "-c", CONNECT, str(storage)]

@@ -15,7 +15,7 @@ FAULTS = ["ctrl_c", "worker_frozen", "a_node_lost"]
 
 
 def test_a_kill_and_faults_change_nothing(lab):
-    result = disturb(lab, kills=1, names=FAULTS, outage=1, seed=0)
+    result = disturb(lab, kills=1, names=FAULTS, seed=0)
     assert result.pop("lost_steps_max") <= 20
     expected = {"kills": 1, "faults": len(FAULTS), "identical": 1, "doubled_points": 0, "lost_points": 0, "wrong": []}
     assert result == expected

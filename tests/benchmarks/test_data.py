@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.data import _as_kept, filter_figures
+from benchmarks.data import as_kept, filter_figures
 from benchmarks.data_rival import Domain, _corpus
 from benchmarks.pages import ROW_GROUP_ROWS, write_pages
 from lethe.corpora.domains import CorpusConfig
@@ -26,7 +26,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def domains() -> dict[str, CorpusConfig]:
-    return {name: _as_kept(name) for name in ("food", "automotive")}
+    return {name: as_kept(name) for name in ("food", "automotive")}
 
 
 def test_pages_are_those_of_fineweb_in_form_and_a_twentieth_are_of_a_domain(

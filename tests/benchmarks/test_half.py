@@ -1,8 +1,6 @@
 """Texts that change their subject, read by the arms of a small grid that was trained; against sums of one's own."""
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +21,6 @@ from lethe.training.loop import run_stage
 from lethe.training.store import StageStore
 from lethe.worker import Worker
 
-ROOT = Path(__file__).parents[2]
 GRID = {
     "corpora": ["food", "automotive"],
     "models": ["toy"],
@@ -162,10 +159,3 @@ def test_what_cannot_be_read_is_told(run, tmp_path):
         main([str(run), "--baseline", "combined"])
     with pytest.raises(UserError, match="--sequences: found 0; allowed: 1 or more"):
         main([str(run), "--sequences", "0"])
-
-
-def test_its_help_imports_no_torch():
-    code = "import runpy, sys\nsys.argv = ['half', '--help']\ntry:\n    runpy.run_module('benchmarks.half', None, "
-    code += "'__main__')\nexcept SystemExit as done:\n    print(done.code, 'torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
-    assert done.stdout.splitlines()[-1] == "0 False"

@@ -7,9 +7,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from benchmarks.labelled import LABELS, cut, main
-from lethe.config import UserError, named, read_yaml, validate
+from lethe.config import UserError
 from lethe.corpora.dataset import DatasetCorpus, open_dataset
-from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.domains import load_corpus_config
 from lethe.corpora.schema import FINEWEB
 from lethe.corpora.score import score
 
@@ -65,7 +65,7 @@ def test_labels_and_rules_decide(folder: Path) -> None:
 
 
 def test_the_page_near_cooking_is_one_that_a_scan_keeps_and_the_rules_do_not_choose() -> None:
-    food = validate(CorpusConfig, read_yaml(named("corpora", "food")))
+    food = load_corpus_config("food")
     (scores,) = score(pa.table({"text": [NEAR_COOKING], "url": ["https://example.com"]}), [food])
     assert food.floor < scores["score"][0].as_py() < food.min_score
 

@@ -1,5 +1,6 @@
 """Pages in FineWeb's row form, and two toy domains to tell apart."""
 
+import random
 from pathlib import Path
 from typing import Any
 
@@ -9,26 +10,9 @@ import pytest
 
 from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.schema import FINEWEB
-from lethe.corpora.source import open_source
 
-GLUE = [
-    "the",
-    "people",
-    "of",
-    "town",
-    "said",
-    "that",
-    "it",
-    "was",
-    "there",
-    "again",
-    "on",
-    "a",
-    "long",
-    "and",
-    "quiet",
-    "day",
-]
+_TEXT = "the people of town said that it was there again on a long and quiet day"
+GLUE = _TEXT.split()
 
 
 class Toy:
@@ -49,6 +33,13 @@ class Toy:
             words[i // 4 % len(words)] if i % 4 == 0 else GLUE[(i * 7 + number) % len(GLUE)] for i in range(length)
         ]
         return f"Page number {number} begins here. " + " ".join(mixed)
+
+    def unlike(self, words: tuple[str, ...], number: int) -> str:
+        """A text that is like no other number's, of which every fourth word is one of `words`."""
+        rng = random.Random(number)
+        return " ".join(
+            words[i // 4 % len(words)] if i % 4 == 0 else "".join(rng.choices("aeioulnrst", k=5)) for i in range(60)
+        )
 
     def page(self, text: str | None, number: int = 0, **fields: Any) -> dict[str, Any]:
         return {
@@ -79,11 +70,3 @@ class Toy:
 @pytest.fixture(scope="session")
 def toy() -> Toy:
     return Toy()
-
-
-@pytest.fixture(scope="session")
-def sample_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A storage in which the built-in sample lies."""
-    storage = tmp_path_factory.mktemp("sample")
-    open_source("sample", storage)
-    return storage

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from benchmarks.bad_input.pages import flip, repeated
 from lethe.config import UserError
-from lethe.corpora import bounds, footer
+from lethe.corpora import bounds
 from lethe.corpora.extract import Extraction, scan_unit
 from lethe.corpora.footer import BadFileError
 from lethe.corpora.parquet import read_manifest
@@ -47,23 +48,9 @@ def test_a_link_to_a_file_is_a_file(storage: Path) -> None:
     assert open_source("pages", storage).rows == 60
 
 
-def test_a_footer_beyond_reason_is_refused_unread(storage: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(footer, "MAX_FOOTER_BYTES", 1000)  # 82: 100,000 row groups make one of 119 MB
-    with pytest.raises(BadFileError, match=r"a\.parquet: .*found a footer of [0-9,]+ bytes; allowed: up to 1,000"):
-        open_source("pages", storage)
-
-
-def damage(storage: Path) -> Path:
-    """62: flip bits in a page of the first row groups of b.parquet."""
-    path = storage / "pages" / "b.parquet"
-    data = bytearray(path.read_bytes())
-    data[20:60] = bytes(byte ^ 255 for byte in data[20:60])
-    path.write_bytes(data)
-    return path
-
-
 def test_damaged_row_groups_are_refused_or_skipped_counted_and_named(storage: Path, toy: Any) -> None:
-    damage(storage)
+    """62, of one row group of several."""
+    flip(storage / "pages" / "b.parquet", "text")
 
     def scan(policy: OnBadFile) -> Extraction:
         extraction = Extraction(open_source("pages", storage, policy), toy.corpora, storage)
@@ -156,11 +143,7 @@ print(json.dumps([int(peak) * 1024, result]))
 
 
 def write_repeated(path: Path, toy: Any, size: int, rows: int) -> None:
-    """A text of so many bytes once in a dictionary, to which all rows point."""
-    table = toy.table(toy.pages(toy.soup, range(rows)))
-    texts = pa.DictionaryArray.from_arrays(pa.array([0] * rows, pa.int32()), pa.array(["a" * size]))
-    table = table.set_column(0, "text", texts)
-    pq.write_table(table, path, compression="zstd", store_schema=False, dictionary_pagesize_limit=2 * size)
+    repeated(path, toy.table(toy.pages(toy.soup, range(rows))), size)
 
 
 def write_long(path: Path, toy: Any, size: int, rows: int) -> None:

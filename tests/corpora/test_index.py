@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from publicsuffixlist import PublicSuffixList
 
+from benchmarks.bad_input.pages import flip
 from lethe.config import UserError
 from lethe.corpora import source as source_module
 from lethe.corpora.index import INDEX, Index, index_unit
@@ -167,16 +168,9 @@ def test_what_is_finished_is_left_as_it_is_and_what_is_cut_is_made_again(storage
 
 def damage(storage: Path) -> tuple[Index, Unit]:
     """The urls of one unit cannot be decoded any more."""
-    path = storage / "pages" / "a.parquet"
-    source = open_source("pages/a.parquet", storage)
-    unit = source.units[1]
-    metadata = pq.read_metadata(path).row_group(unit.first)
-    column = next(c for c in (metadata.column(i) for i in range(9)) if c.path_in_schema == "url")
-    whole = bytearray(path.read_bytes())
-    start = column.dictionary_page_offset or column.data_page_offset
-    whole[start : start + column.total_compressed_size] = b"\xff" * column.total_compressed_size
-    path.write_bytes(whole)
-    return Index(open_source("pages/a.parquet", storage), storage), unit
+    flip(storage / "pages" / "a.parquet", "url")
+    index = begin(storage, "pages/a.parquet")
+    return index, index.source.units[0]
 
 
 def test_a_damaged_row_group_is_named(storage: Path) -> None:

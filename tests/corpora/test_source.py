@@ -73,16 +73,6 @@ def test_a_source_without_files_is_refused(storage: Path, given: str) -> None:
         open_source(given, storage)
 
 
-@pytest.mark.parametrize("kind", ["nothing", "html", "cut", "tail only"])
-def test_a_file_that_is_no_parquet_is_named(storage: Path, kind: str) -> None:
-    path = storage / "pages" / "b.parquet"
-    whole = path.read_bytes()
-    broken = {"nothing": b"", "html": b"<html>Not found</html>", "cut": whole[:-20], "tail only": whole[-12:]}
-    path.write_bytes(broken[kind])
-    with pytest.raises(UserError, match=r"b\.parquet: cannot be read as Parquet"):
-        open_source("pages", storage)
-
-
 @pytest.mark.parametrize("column", ["text", "url", "id", "language", "language_score", "token_count"])
 def test_a_missing_column_is_named(storage: Path, toy: Any, column: str) -> None:
     pq.write_table(toy.table(toy.pages(toy.news, range(3))).drop_columns(column), storage / "pages" / "c.parquet")
@@ -130,15 +120,6 @@ def test_a_footer_is_decoded_once_however_many_units_it_has(storage: Path, monke
     for group in range(unit.last + 1):
         list(read_pages(unit._replace(first=group, last=group)))
     assert (unit.last, len(decoded)) == (2, 1)
-
-
-def test_a_damaged_page_names_file_and_row_groups(storage: Path) -> None:
-    path = storage / "pages" / "a.parquet"
-    whole = path.read_bytes()
-    path.write_bytes(whole[:4] + bytes(200) + whole[204:])
-    (unit,) = open_source("pages/a.parquet", storage).units
-    with pytest.raises(UserError, match=r"a\.parquet: row groups 0 to 0 cannot be decoded"):
-        list(read_pages(unit))
 
 
 @given(st.lists(st.tuples(st.integers(0, 5000), st.integers(0, UNIT_BYTES * 2)), max_size=30))

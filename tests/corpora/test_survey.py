@@ -10,9 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lethe.corpora.domains import load_corpus_config
 from lethe.corpora.index import INDEX, Index, index_unit
 from lethe.corpora.prevalence import Block, Sample, take
-from lethe.corpora.source import Unit, open_source
+from lethe.corpora.select import select
+from lethe.corpora.source import Unit, open_source, read_pages
 from lethe.corpora.survey import Plan, report
 from lethe.corpora.survey_view import picture, table
 
@@ -128,12 +130,7 @@ def test_the_picture_is_one_file_with_all_its_charts(made: dict[str, Any]) -> No
 
 def test_the_sample_is_estimated_within_its_intervals(sample_storage: Path) -> None:
     """Against the corpus that a full scan by the same rules finds."""
-    from lethe.config import named, read_yaml, validate
-    from lethe.corpora.domains import CorpusConfig
-    from lethe.corpora.select import select
-    from lethe.corpora.source import read_pages
-
-    corpora = {name: validate(CorpusConfig, read_yaml(named("corpora", name))) for name in ("food", "automotive")}
+    corpora = {name: load_corpus_config(name) for name in ("food", "automotive")}
     source = open_source("sample", sample_storage)
     found: Counter[str] = Counter()
     for unit in source.units:

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lethe.config import named, read_yaml
 from lethe.corpora import words as module
+from lethe.corpora.domains import load_corpus_config
 from lethe.corpora.words import WordLists
 
 LISTS = (
@@ -59,7 +59,7 @@ def test_whatever_the_text(texts: list[str | None]) -> None:
 def test_the_words_of_the_domains_in_any_sequence(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "BLOCK_BYTES", 3000)  # several blocks, and texts longer than one
     rng, glue = np.random.default_rng(0), ["the", "of", "carport", "cook's", "sugary"]
-    lists = tuple(tuple(read_yaml(named("corpora", name)).data["words"]) for name in ("food", "automotive"))
+    lists = tuple(load_corpus_config(name).words for name in ("food", "automotive"))
     vocabulary = [*lists[0], *lists[1], *glue * 50]
     texts: list[str | None] = [
         " ".join(rng.choice(vocabulary, size=size)) + rng.choice(["", ".", "s", "es"])

@@ -2,30 +2,27 @@
 
 import json
 import random
-import shutil
 from collections import Counter
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
+from benchmarks.tokens import write_shards
 from lethe.config import UserError
-from lethe.corpora.parquet import PartWriter
 from lethe.corpora.sample import write_sample
 from lethe.corpora.sample.facts import facts
 from lethe.evaluation.mine import VERSION, make_probes, mined_items, probes_path, read_probes, sample_items
 from lethe.evaluation.patterns import spans
 from lethe.evaluation.probes import Probes
-from lethe.files import fingerprint, write_json
+from lethe.files import fingerprint
 from lethe.model.config import ModelConfig
-from lethe.tokens.shards import PARTIAL, TokenData, encode_part, encoded_path, join_parts
-from lethe.tokens.tokenizer import load_tokenizer, save_tokenizer, train
+from lethe.tokens.shards import TokenData
+from lethe.tokens.tokenizer import load_tokenizer
 from lethe.training.job import Job
 from lethe.training.load import load_model
 from lethe.training.loop import run_stage
@@ -153,30 +150,17 @@ def test_the_sample_is_asked_for_what_its_pages_state_and_in_words_of_none():
     assert all(list(item.distractors) == {one.id: one, two.id: two}[item.fact].distractors for item in items)
 
 
-def write_tokens(root: Path, texts: dict[str, list[str]], source: str, vocab_size: int) -> TokenData:
-    """Shards of corpora as a grid makes them, the last twentieth of the pages held out."""
-    tokenizers = root / "data" / "tokenizers" / "bpe2048-00000000"
-    save_tokenizer(
-        train(iter([page for pages in texts.values() for page in pages]), vocab_size), tokenizers / "tokenizer.json"
-    )
-    tokenizer, shards = load_tokenizer(tokenizers / "tokenizer.json"), root / "data" / "tokens" / "bpe2048-00000000"
-    for corpus, pages in texts.items():
-        folder, cut = root / "data" / "corpora" / f"{corpus}-00000000", len(pages) * 19 // 20
-        files: dict[str, Any] = {}
-        for split, part in (("train", pages[:cut]), ("val", pages[cut:])):
-            writer = PartWriter(folder / split, pa.schema([("text", pa.string())]))
-            writer.write(pa.table({"text": part}))
-            files |= writer.close(folder)
-        write_json(folder / "manifest.json", {"files": files, "fingerprint": "0", "source": {"given": source}})
-        for name in files:
-            encode_part(folder / name, tokenizer, encoded_path(shards, corpus, name.split("/")[0], folder / name))
-        join_parts(shards, corpus, folder, tokenizers)
-    shutil.rmtree(shards / PARTIAL)
-    return TokenData(shards)
+def tokens_of(root: Path, texts: dict[str, list[str]], source: str, vocab_size: int) -> TokenData:
+    """Shards of pages of which the last twentieth is held out."""
+    splits = {
+        corpus: {"train": pages[: len(pages) * 19 // 20], "val": pages[len(pages) * 19 // 20 :]}
+        for corpus, pages in texts.items()
+    }
+    return write_shards(root, splits, vocab_size, [page for pages in texts.values() for page in pages], source)
 
 
 def test_probes_are_written_once_and_read_as_they_were(tmp_path: Path):
-    data = write_tokens(tmp_path, {"food": [mined_page(n) for n in range(200)]}, "elsewhere/*.parquet", 400)
+    data = tokens_of(tmp_path, {"food": [mined_page(n) for n in range(200)]}, "elsewhere/*.parquet", 400)
     path = make_probes(data, 10)
     items, content = read_probes(path), path.read_bytes()
     assert path == probes_path(data, 10) != probes_path(data, 11)
@@ -195,7 +179,7 @@ def test_probes_are_written_once_and_read_as_they_were(tmp_path: Path):
 
 
 def test_a_corpus_is_not_named_as_what_is_of_none(tmp_path: Path):
-    data = write_tokens(tmp_path, {"neutral": [mined_page(n) for n in range(40)]}, "elsewhere/*.parquet", 400)
+    data = tokens_of(tmp_path, {"neutral": [mined_page(n) for n in range(40)]}, "elsewhere/*.parquet", 400)
     with pytest.raises(UserError, match="found a corpus 'neutral', the name of what is of none; allowed: any other"):
         make_probes(data, 10)
 
@@ -209,9 +193,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
         json.loads((root / "written" / "facts.json").read_bytes())["pages"],
         {r["id"]: r["text"] for r in rows},
     )
-    return write_tokens(
-        root, {name: [text[i] for i in labels[name]] for name in ("food", "automotive")}, "sample", 2048
-    )
+    return tokens_of(root, {name: [text[i] for i in labels[name]] for name in ("food", "automotive")}, "sample", 2048)
 
 
 @pytest.mark.long

@@ -11,7 +11,7 @@ import yaml
 from mlflow import MlflowClient
 
 from grid.results import CELL_CURVE
-from grid.spec import load_grid
+from grid.spec import Grid, load_grid
 from grid.tracking import COORDINATES, TAGS, Tracker
 from grid.tree import Tree
 from lethe.config import UserError
@@ -25,9 +25,18 @@ GRID = {
 GROUP = "food/entity/memorised"
 
 
-def test_a_cell_is_one_run_with_the_curves_that_are_shown(tmp_path: Path):
+@pytest.fixture
+def grid(tmp_path: Path) -> Grid:
     (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
-    grid = load_grid(tmp_path / "g.yaml")
+    return load_grid(tmp_path / "g.yaml")
+
+
+@pytest.fixture
+def uri(tmp_path: Path) -> str:
+    return f"sqlite:///{tmp_path / 'mlflow.db'}"
+
+
+def test_a_cell_is_one_run_with_the_curves_that_are_shown(grid: Grid, uri: str):
     (cell,) = Tree(grid).cells
     measured = {"loss/food": [8.0, 4.0], f"probe_margin/{GROUP}": [0.0, 1.0], f"probe_facts/{GROUP}": [9.0, 9.0]}
     shown = measured | {f"probe_accuracy/{GROUP}": [0.2, 0.9], f"probe_accuracy_pmi/{GROUP}": [0.3, 0.8]}
@@ -49,7 +58,6 @@ def test_a_cell_is_one_run_with_the_curves_that_are_shown(tmp_path: Path):
     row = {"baseline": cell.baseline, "model": cell.model, "interleaving_ratio": 0.0, "intervention": "none", "seed": 0}
     row |= {"intervention_kind": "none", "intervention_config": "{}", "status": "finished", "reason": None}
     row |= {"stage_key": "k", "needs": None, "budget": None, "tokens": 51_200.0, f"probe_counts/{GROUP}": 1.0}
-    uri = f"sqlite:///{tmp_path / 'mlflow.db'}"
     for _ in range(2):
         tracker = Tracker(uri, grid, "a plan", {"food": "f" * 64})
         tracker.log(cell, row, pa.Table.from_pylist(points, schema=CELL_CURVE))
@@ -71,9 +79,7 @@ def test_a_cell_is_one_run_with_the_curves_that_are_shown(tmp_path: Path):
     assert run.data.params == {name: str(row[name]) for name in COORDINATES}
 
 
-def test_a_run_whose_answer_was_lost_is_not_doubled(tmp_path: Path):
-    (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
-    grid, uri = load_grid(tmp_path / "g.yaml"), f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_a_run_whose_answer_was_lost_is_not_doubled(grid: Grid, uri: str):
     (cell,) = Tree(grid).cells
     tracker, client = Tracker(uri, grid, "a plan", {}), MlflowClient(uri)
     for _ in range(2):  # both were made, and the answer to the first came too late
@@ -86,10 +92,8 @@ def test_a_run_whose_answer_was_lost_is_not_doubled(tmp_path: Path):
     assert run.data.tags["lethe.reason"] == "x" * 5_000
 
 
-def test_a_cell_that_is_trained_is_followed_and_ends_with_each_point_once(tmp_path: Path, monkeypatch):
+def test_a_cell_that_is_trained_is_followed_and_ends_with_each_point_once(grid: Grid, uri: str, monkeypatch):
     monkeypatch.setattr("grid.tracking.LIVE_EVERY", -1)
-    (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
-    grid, uri = load_grid(tmp_path / "g.yaml"), f"sqlite:///{tmp_path / 'mlflow.db'}"
     (cell,) = Tree(grid).cells
     row = dict.fromkeys((*COORDINATES, *TAGS))
     point = {"cell": cell.name, "stage": 0, "seconds": 1.0, "name": "loss/food"}
@@ -113,30 +117,24 @@ def test_a_cell_that_is_trained_is_followed_and_ends_with_each_point_once(tmp_pa
     assert run.data.metrics == {"loss/food": 5.0, "final_loss/food": 5.0, "tokens": 1536}
 
 
-def test_a_store_that_cannot_be_used_is_refused_at_once_without_its_password(tmp_path: Path):
-    (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
-    grid = load_grid(tmp_path / "g.yaml")
+def test_a_store_that_cannot_be_used_is_refused_at_once_without_its_password(grid: Grid, tmp_path: Path):
     (tmp_path / "text.db").write_text("no database")
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         port = closed.getsockname()[1]
-    for uri in (f"http://me:secret@127.0.0.1:{port}", f"sqlite:///{tmp_path / 'text.db'}", "quux://me:secret@there"):
+    for bad in (f"http://me:secret@127.0.0.1:{port}", f"sqlite:///{tmp_path / 'text.db'}", "quux://me:secret@there"):
         with pytest.raises(UserError, match="tracking URI: found .*allowed: sqlite") as error:
-            Tracker(uri, grid, "a plan", {})
+            Tracker(bad, grid, "a plan", {})
         assert "secret" not in str(error.value)
 
 
-def test_a_deleted_experiment_is_named(tmp_path: Path):
-    (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
-    grid, uri = load_grid(tmp_path / "g.yaml"), f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_a_deleted_experiment_is_named(grid: Grid, uri: str):
     MlflowClient(uri).delete_experiment(Tracker(uri, grid, "a plan", {}).experiment)
     with pytest.raises(UserError, match="is deleted; allowed: .* name=ANOTHER"):
         Tracker(uri, grid, "a plan", {})
 
 
-def test_the_plan_of_a_great_grid_is_noted_as_far_as_a_note_goes(tmp_path: Path):
-    (tmp_path / "g.yaml").write_text(yaml.safe_dump(GRID | {"storage": str(tmp_path)}))
-    grid, uri = load_grid(tmp_path / "g.yaml"), f"sqlite:///{tmp_path / 'mlflow.db'}"
+def test_the_plan_of_a_great_grid_is_noted_as_far_as_a_note_goes(grid: Grid, uri: str):
     plan = "\n".join(f"stage {i} of a plan" for i in range(5000))
     for description in ("a plan", plan):
         Tracker(uri, grid, description, {})

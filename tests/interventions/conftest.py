@@ -63,6 +63,11 @@ class Lab:
         return torch.from_numpy(self.data.split(corpus, "val").read(np.arange(8), 32))[:, :-1]
 
     @staticmethod
+    def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
+        """Whether these are the same weights, bit for bit."""
+        return a.keys() == b.keys() and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
+
+    @staticmethod
     @torch.no_grad()
     def logits(model: nn.Module, ids: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = model(ids)

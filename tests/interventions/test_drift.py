@@ -12,12 +12,7 @@ from lethe.model.fractured import Fractured
 from lethe.training.loop import Training, run_stage
 from lethe.worker import Worker
 
-CUT = {"kind": "fracture", "rank": 4}
 FIRES: dict[str, Any] = {"rank": 4, "trigger": "drift", "threshold": 4.5}
-
-
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
 
 
 def record(lab, stage) -> dict[str, Any]:
@@ -35,7 +30,7 @@ def curve(lab, stage, name: str) -> dict[int, float]:
 
 def test_a_watched_stage_is_plain_training_and_its_drift_is_kl_on_the_sampled_text(lab):
     stage = lab.after_food("watch", every=0.25)
-    assert same(lab.weights(stage), lab.weights(lab.after_food()))
+    assert lab.same(lab.weights(stage), lab.weights(lab.after_food()))
     readings = curve(lab, stage, "drift")
     assert list(readings) == [10, 20, 30, 40]
     assert record(lab, stage)["intervention"] == {
@@ -60,7 +55,7 @@ def test_the_control_is_more_of_what_the_parent_trained_on(lab):
 
 def test_one_that_never_fires_is_plain_training(lab):
     stage, plain = lab.after_food("fracture", **FIRES | {"threshold": 1e9}), lab.after_food()
-    assert same(lab.weights(stage), lab.weights(plain))
+    assert lab.same(lab.weights(stage), lab.weights(plain))
     assert not isinstance(lab.model(stage), Fractured)
     assert curve(lab, stage, "loss/food") == curve(lab, plain, "loss/food")
     assert record(lab, stage)["spent_steps"] == 0
@@ -69,7 +64,7 @@ def test_one_that_never_fires_is_plain_training(lab):
 
 def test_one_that_fires_is_the_stage_cut_at_its_start_and_what_was_spent_stands_apart(lab):
     stage, cut = lab.after_food("fracture", **FIRES), lab.after_food("fracture", rank=4)
-    assert same(lab.weights(stage), lab.weights(cut))
+    assert lab.same(lab.weights(stage), lab.weights(cut))
     assert curve(lab, stage, "loss/food") == curve(lab, cut, "loss/food")
     kept = record(lab, stage)
     readings, spent = dict(kept["intervention"]["readings"]), kept["spent_steps"]
@@ -123,6 +118,6 @@ def test_killed_before_at_and_after_the_roll_back_it_ends_with_the_same_bits(lab
     training = Training(job, Worker())
     assert 0 <= steps - (training.state.spent + training.state.step) <= 2
     list(training.run())
-    assert same(own_lab.weights(stage), lab.weights(stage))
+    assert lab.same(own_lab.weights(stage), lab.weights(stage))
     assert curve(own_lab, stage, "spent/loss/food") == curve(lab, stage, "spent/loss/food")
     assert record(own_lab, stage)["intervention"] == record(lab, stage)["intervention"]

@@ -63,10 +63,6 @@ def names(arms: list[Arm]) -> dict[str, Any]:
     return {"ids": [" ".join([kind, *map(str, parameters.values())]) for kind, parameters in arms]}
 
 
-def same(a: dict[str, torch.Tensor], b: dict[str, torch.Tensor]) -> bool:
-    return a.keys() == b.keys() and all(torch.equal(tensor, b[name]) for name, tensor in a.items())
-
-
 def test_every_kind_has_its_limits_tested():
     """Another end than the model of A has a test of its own: distill, partition, replay_self; `own` have both."""
     own = {"fracture", "prior", "rebuild", "route"}
@@ -78,7 +74,7 @@ def test_every_kind_has_its_limits_tested():
 @pytest.mark.parametrize(("kind", "parameters"), OFF, **names(OFF))
 def test_off_it_is_plain_training(lab, kind, parameters):
     off = lab.after_food(kind, **parameters)
-    assert same(lab.weights(off), lab.weights(lab.after_food()))
+    assert lab.same(lab.weights(off), lab.weights(lab.after_food()))
     assert lab.loss(off, "food") == lab.loss(lab.after_food(), "food")
 
 
@@ -89,7 +85,7 @@ def test_full_it_is_the_model_of_a(lab, kind, parameters):
         for name, tensor in lab.weights(full).items():
             torch.testing.assert_close(tensor, lab.weights(lab.food)[name], atol=1e-6, rtol=0)
     else:
-        assert same(lab.weights(full), lab.weights(lab.food))
+        assert lab.same(lab.weights(full), lab.weights(lab.food))
         assert lab.loss(full, "food") == lab.loss(lab.food, "food")
 
 
@@ -135,7 +131,7 @@ def test_killed_and_resumed_it_ends_with_the_same_bits(lab, own_lab, kind, param
     seen: list[int] = []
     own_lab.run(stage, report=lambda step, values: seen.append(step))
     assert min(seen) == 20
-    assert same(own_lab.weights(stage), lab.weights(stage))
+    assert lab.same(own_lab.weights(stage), lab.weights(stage))
 
 
 @pytest.mark.parametrize(("kind", "parameters"), BETWEEN, **names(BETWEEN))

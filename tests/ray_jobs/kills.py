@@ -1,34 +1,27 @@
 """A program that is killed again and again, each run going on from what the last has left; for the tests beside it.
 
-A kill is SIGKILL to the program and to every process below it, Ray's included. Orphans come to this process (it is
-their subreaper, see prctl(2)), so none of them can hide by taking a group, a session or a name of its own.
+A kill is SIGKILL to the program and to every process below it, Ray's included.
 """
 
-import ctypes
 import os
 import random
 import re
 import shutil
-import signal
-import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
-from contextlib import suppress
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import Path
 
 import pytest
 
-from benchmarks.chaos.lab import PR_SET_CHILD_SUBREAPER, family
+from benchmarks.chaos.lab import Program
 from lethe.files import sha256
 
 KILLS, IN_A_ROW = 30, 6
 MARKS = [pytest.mark.ray, pytest.mark.long, pytest.mark.timeout(3600)]
 MARKS += [pytest.mark.skipif(sys.platform != "linux", reason="finds processes in /proc")]
-SLOW_DISK = str(Path(__file__).parent / "slow_disk")
+SLOW_DISK = {"CHAOS_SLOW": "0.2"}
 LATER = 0.1  # seconds from the moment waited for to the kill, at most
 GRID = """
 corpora: [food, automotive]
@@ -53,38 +46,19 @@ class Victim:
     piece: str
     pieces: int
 
-    @cached_property
-    def others(self) -> set[int]:
-        """Processes that were below this one before the program was started."""
-        return family()
-
     def run(self, *overrides: str, code: int = 0) -> tuple[str, float]:
         """Run the program to its end, which must be this exit code; what it prints, and seconds."""
-        started = time.monotonic()
-        process = self.start(*overrides)
-        process.wait(timeout=900)
-        seconds, output = time.monotonic() - started, self._output.read_text()
-        assert process.returncode == code, output
-        self._all_end(60, process)
-        return output, seconds
+        started, program = time.monotonic(), self.start(*overrides)
+        found = program.process.wait(900)
+        seconds = time.monotonic() - started
+        assert found == code, program.text
+        assert program.leaves_nothing(60), program.family()
+        program.kill()
+        return program.text, seconds
 
-    def start(self, *overrides: str, slow_disk: bool = False) -> "subprocess.Popen[bytes]":
-        """Start the program; with `slow_disk` its files keep their temporary names for a while."""
-        assert not family() - self.others, "the run before left processes"
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
-        command = [sys.executable, "-m", f"ray_jobs.{self.program}", str(self.storage / "grid.yaml")]
-        with self._output.open("wb") as output:
-            return subprocess.Popen(
-                [*command, f"storage={self.storage}", *overrides],
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                start_new_session=True,
-                env=os.environ | {"RAY_TMPDIR": self._ray} | ({"PYTHONPATH": SLOW_DISK} if slow_disk else {}),
-            )
-
-    def kill(self, process: "subprocess.Popen[bytes]") -> None:
-        """SIGKILL to the program and all below it; they are gone when this returns."""
-        self._all_end(60, process, signal.SIGKILL)
+    def start(self, *overrides: str, **environment: str) -> Program:
+        arguments = [f"ray_jobs.{self.program}", str(self.storage / "grid.yaml"), f"storage={self.storage}"]
+        return Program([*arguments, *overrides], self.storage / "output.txt", environment)
 
     def files(self) -> list[str]:
         """Of the folders `made`, by their names below the storage; those being written are among them, locks not."""
@@ -100,30 +74,6 @@ class Victim:
         for folder in self.made:
             shutil.rmtree(self.storage / folder, ignore_errors=True)
 
-    @property
-    def _output(self) -> Path:
-        return self.storage / "output.txt"
-
-    @cached_property
-    def _ray(self) -> str:
-        """Ray's temporary folder: short, for sockets lie in it, whose paths have 107 characters at most."""
-        return tempfile.mkdtemp(prefix="ray")
-
-    def _all_end(self, seconds: float, process: "subprocess.Popen[bytes]", by: signal.Signals | None = None) -> None:
-        """Wait until no process of the program is there any more, sending each of them the signal, if there is one."""
-        until = time.monotonic() + seconds
-        while left := family() - self.others or family() - self.others:  # a look misses whose parent is just ending
-            for pid in left:
-                with suppress(ProcessLookupError):
-                    os.kill(pid, by or 0)
-            assert time.monotonic() < until, [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
-            time.sleep(0.01)
-        process.wait()
-        with suppress(ChildProcessError):  # orphans are ours now, and so are their remains
-            while os.waitpid(-1, os.WNOHANG)[0]:
-                pass
-        shutil.rmtree(self._ray, ignore_errors=True)
-
 
 def kill_again_and_again(victim: Victim, seed: int) -> None:
     """Kill the program KILLS times: by turns at a random time, soon after a piece is finished, and in mid file.
@@ -137,10 +87,10 @@ def kill_again_and_again(victim: Victim, seed: int) -> None:
     rng, tally, row = random.Random(seed), Counter[str](), 0
     victim.wipe()
     for kill in range(KILLS):
-        process = victim.start(slow_disk=kill % 3 == 2)
-        _wait_for_a_moment(victim, process, rng, kill % 3, seconds)
-        running = process.poll() is None
-        victim.kill(process)
+        program = victim.start(**(SLOW_DISK if kill % 3 == 2 else {}))
+        _wait_for_a_moment(victim, program, rng, kill % 3, seconds)
+        running = program.runs
+        program.kill()
         tally["kills"] += 1
         tally["met it running"] += running
         tally["left some pieces"] += 0 < _pieces(victim) < victim.pieces
@@ -159,20 +109,21 @@ def kill_again_and_again(victim: Victim, seed: int) -> None:
     assert tally["left half a file"] >= KILLS / 6
 
 
-def _wait_for_a_moment(
-    victim: Victim, process: "subprocess.Popen[bytes]", rng: random.Random, kind: int, seconds: float
-) -> None:
+def _wait_for_a_moment(victim: Victim, program: Program, rng: random.Random, kind: int, seconds: float) -> None:
     """Until a random time (kind 0), a random piece is finished (1), or a file is in the writing after such a piece (2).
 
     Or until the program has ended.
     """
     there, left_before = _pieces(victim), _in_mid_file(victim)
     wanted = there + rng.randint(kind % 2, max(victim.pieces - there - 1, 1))
-    until = time.monotonic() + (rng.uniform(0, seconds) if kind == 0 else 5 * seconds)
-    while process.poll() is None and time.monotonic() < until:
-        if kind and _pieces(victim) >= wanted and (kind == 1 or _in_mid_file(victim) - left_before):
-            break
-        time.sleep(0.005)
+
+    def reached() -> bool:
+        return _pieces(victim) >= wanted and (kind == 1 or bool(_in_mid_file(victim) - left_before))
+
+    if kind == 0:
+        program.wait_for(lambda: False, rng.uniform(0, seconds))
+    else:
+        program.wait_for(reached, 5 * seconds)
     if kind == 1:
         time.sleep(rng.uniform(0, LATER))
 

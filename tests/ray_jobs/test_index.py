@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from alone import run_alone
 from misbehaving import serve
 
 import ray_jobs.index as index_program
@@ -27,13 +28,6 @@ corpora: [food, automotive]
 models: [toy, tiny]
 baselines: [sequential_ab]
 stage: {tokens: 100_000, batch: 8, learning_rate: 0.001}
-"""
-ALONE = """
-import sys
-from importlib import import_module
-code = import_module(f"ray_jobs.{sys.argv[1]}").main(sys.argv[2:])
-assert not {"ray", "torch", "mlflow"} & sys.modules.keys(), "started what it does not need"
-sys.exit(code)
 """
 
 
@@ -62,9 +56,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(program: str, storage: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    """Run a program, which must not start Ray."""
-    command = [sys.executable, "-c", ALONE, program, str(storage / "grid.yaml"), f"storage={storage}", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    return run_alone(program, storage / "grid.yaml", f"storage={storage}", *arguments)
 
 
 def hashes(folder: Path) -> dict[str, str]:
@@ -116,7 +108,7 @@ def test_a_survey_of_all_rows_is_the_truth_on_paper_as_json_and_as_a_picture(sto
     assert told.stdout.splitlines()[-1] == f"picture  {index.folder / 'survey.html'}"
 
 
-@pytest.mark.parametrize("program", ["index", "survey"])
+@pytest.mark.parametrize("program", ["index", "survey", "extract"])
 def test_a_source_that_is_not_there_exits_with_2(storage: Path, program: str) -> None:
     command = [sys.executable, "-m", f"ray_jobs.{program}", str(storage / "grid.yaml"), f"storage={storage}"]
     done = subprocess.run([*command, "source=nowhere/*"], capture_output=True, text=True, timeout=60, check=False)

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from benchmarks.chaos.lab import CELLS, STAGES, Lab, weights
+from benchmarks.chaos.lab import CELLS, STAGES, Lab, wait_for_cells, weights
 
 pytestmark = [pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -96,7 +96,7 @@ def test_axes_grow_under_one_name_but_definitions_do_not_change(lab, other):
 def test_a_storage_in_a_bucket_outlives_the_machines_that_work_on_it(lab, tmp_path, bucket):
     given = [f"storage={bucket}", "--tracking-uri", f"sqlite:///{tmp_path / 'mlflow.db'}"]
     first = lab.start(tmp_path, *given, LETHE_CACHE=str(tmp_path / "first"))
-    assert first.wait_for(lambda: f"2/{CELLS} cells" in first.text), first.text
+    wait_for_cells(first, 2)
     first.kill()
     output = run(lab, tmp_path, *given, LETHE_CACHE=str(tmp_path / "second"))
     assert "scanned" not in output, "the data lie in the bucket"

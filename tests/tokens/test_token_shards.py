@@ -14,21 +14,18 @@ from tokenizers import Tokenizer
 
 from lethe.config import UserError
 from lethe.files import sha256, write_json
-from lethe.tokens.analysis import make_tokenizer
+from lethe.tokens.make import make_tokens
 from lethe.tokens.meta import SPLITS, check_shards
 from lethe.tokens.shards import (
     PARTIAL,
     TokenData,
     TokenSplit,
     encode_part,
-    encoded_path,
     is_encoded,
     is_finished,
     is_joined,
-    join_parts,
     join_split,
     token_dtype,
-    tokens_folder,
 )
 from lethe.tokens.tokenizer import (
     BYTE_ALPHABET,
@@ -139,25 +136,9 @@ def test_two_bytes_a_token_up_to_65536_ids(tokenizer_path: Path, tmp_path: Path,
     assert [large.decode(document) for document in as_documents(ids)] == ["zzyy zz", "!!"]
 
 
-def build(corpora: dict[str, Path], storage: Path) -> Path:
-    """The shards of the corpora, made without Ray."""
-    config = TokenizerConfig(vocab_size=330)
-    folder = make_tokenizer(corpora, config, storage)
-    root = tokens_folder(corpora, config, storage)
-    assert root is not None
-    tokenizer = load_tokenizer(folder / "tokenizer.json")
-    for corpus, where in corpora.items():
-        for split in SPLITS:
-            for part in parts(where, split):
-                encode_part(part, tokenizer, encoded_path(root, corpus, split, part))
-        join_parts(root, corpus, where, folder)
-    shutil.rmtree(root / PARTIAL)
-    return root
-
-
 @pytest.fixture
 def root(corpora: dict[str, Path], tmp_path: Path) -> Path:
-    return build(corpora, tmp_path)
+    return make_tokens(corpora, TokenizerConfig(vocab_size=330), tmp_path)
 
 
 def test_token_data_holds_what_the_corpora_say(root: Path, corpora: dict[str, Path]) -> None:
@@ -191,7 +172,8 @@ def test_fingerprints_tell_splits_apart_and_stay_when_the_tree_moves(root: Path,
 
 
 def test_an_empty_split_has_no_windows(make_corpus: Callable[..., Path], tmp_path: Path) -> None:
-    root = build({"food": make_corpus("food", [["some text"]], [])}, tmp_path)
+    corpora = {"food": make_corpus("food", [["some text"]], [])}
+    root = make_tokens(corpora, TokenizerConfig(vocab_size=330), tmp_path)
     split = TokenData(root).split("food", "val")
     assert (split.tokens, split.windows(8)) == (0, 0)
     assert split.read(np.zeros(0, np.int64), 8).shape == (0, 9)

@@ -6,6 +6,7 @@ CHAOS_RAISE=RANK:STEP:KEY  that rank raises ValueError at that step of that stag
 CHAOS_PATIENCE=SECONDS     the driver waits no longer than that for MLflow when all else is done
 CHAOS_REPLACE=KIND:N:PART  at the N-th file that takes its place and has PART in its path, counted over all processes
                       in CHAOS_COUNT (a folder): `kill` this process, or raise OSError with KIND (ENOSPC) as its number
+CHAOS_SLOW=SECONDS    every file that takes its place waits so long before, so that a kill can meet it in mid file
 CHAOS_LATE=SECONDS:FOLDER  a file that is new in a stage's folder is there for other processes only so much later, as
                       for clients of NFS that have looked in vain before; FOLDER holds who wrote what
 CHAOS_CLOCK=SECONDS   the clock on the wall is that much ahead
@@ -102,6 +103,11 @@ def _disturbed(kind: str, wanted: int, part: str, count: Path) -> Any:
     return replace
 
 
+def _slow(*given: Any, **named: Any) -> None:
+    time.sleep(float(os.environ["CHAOS_SLOW"]))
+    _replace(*given, **named)
+
+
 def _late(seconds: float, folder: Path) -> None:
     """Python's own looks at files alone are disturbed; whatever reads them otherwise looks with these before."""
     stat, scan, list_names, opened, replace = os.stat, os.scandir, os.listdir, io.open, os.replace
@@ -183,6 +189,8 @@ if _asked := dict(change for variable, change in _CHANGES.items() if variable in
 if "CHAOS_REPLACE" in os.environ:
     _kind, _n, _part = os.environ["CHAOS_REPLACE"].split(":")
     os.replace = _disturbed(_kind, int(_n), _part, Path(os.environ["CHAOS_COUNT"]))
+if "CHAOS_SLOW" in os.environ:
+    os.replace = _slow
 if "CHAOS_CLOCK" in os.environ:
     _time, _ahead = time.time, float(os.environ["CHAOS_CLOCK"])
     time.time = lambda: _time() + _ahead

@@ -5,7 +5,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, Field, model_validator
 
-from lethe.config import Config
+from lethe.config import Config, named, read_yaml, validate
 from lethe.corpora.words import MAX_BYTES
 
 
@@ -96,3 +96,11 @@ class CorpusConfig(AnyCorpus):
     def fewest_words(self) -> int:
         """How many different words a page that a scan keeps has at least."""
         return self.min_distinct_words if self.scan_score is None else 1
+
+
+def load_corpus_config(name: str) -> CorpusConfig:
+    """The domain `configs/corpora/NAME.yaml`.
+
+    Raises ValueError naming the corpora there are for an unknown name, UserError for a file that is wrong.
+    """
+    return validate(CorpusConfig, read_yaml(named("corpora", name)))

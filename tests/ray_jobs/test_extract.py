@@ -1,30 +1,24 @@
+"""The program that extracts corpora, as it is run."""
+
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from alone import run_alone
 
-from lethe.config import named, read_yaml, validate
-from lethe.corpora.domains import CorpusConfig
+from lethe.corpora.domains import load_corpus_config
 from lethe.corpora.extract import Extraction, is_finished, scan_unit
 from lethe.corpora.merge import merge
 from lethe.corpora.source import open_source
 from lethe.files import sha256
-from lethe.progress import RowProgress
 
 GRID = """
 corpora: [food, automotive]
 models: [tiny]
 baselines: [sequential_ab]
 stage: {tokens: 100000, batch: 8, learning_rate: 0.001}
-"""
-NO_RAY = """
-import sys
-from ray_jobs.extract import main
-code = main(sys.argv[1:])
-assert "ray" not in sys.modules, "Ray was imported"
-sys.exit(code)
 """
 
 
@@ -35,13 +29,13 @@ def storage(sample_storage: Path, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def python(storage: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, *arguments, str(storage / "grid.yaml"), f"storage={storage}"]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240)
+def extract(storage: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "ray_jobs.extract", str(storage / "grid.yaml"), f"storage={storage}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
 
 
 def extract_without_ray(storage: Path) -> Extraction:
-    corpora = {name: validate(CorpusConfig, read_yaml(named("corpora", name))) for name in ("food", "automotive")}
+    corpora = {name: load_corpus_config(name) for name in ("food", "automotive")}
     extraction = Extraction(open_source("sample", storage), corpora, storage)
     for unit in extraction.missing_units():
         scan_unit(unit, corpora, extraction.scratch)
@@ -57,7 +51,7 @@ def hashes(extraction: Extraction) -> dict[Path, str]:
 def test_finished_corpora_are_only_named(storage: Path) -> None:
     extraction = extract_without_ray(storage)
     before = {path: path.stat().st_mtime_ns for path in hashes(extraction)}
-    done = python(storage, "-c", NO_RAY)
+    done = run_alone("extract", storage / "grid.yaml", f"storage={storage}")
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     assert lines[0].split()[:3] == ["corpus", "documents", "tokens"]
@@ -67,18 +61,6 @@ def test_finished_corpora_are_only_named(storage: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in before} == before
 
 
-def test_a_source_that_is_not_there_exits_with_2(storage: Path) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "ray_jobs.extract", storage / "grid.yaml", f"storage={storage}", "source=nowhere/*"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-    assert done.returncode == 2
-    assert done.stderr.startswith("source: found 'nowhere/*'")
-    assert len(done.stderr.splitlines()) == 1
-
-
 @pytest.mark.slow
 @pytest.mark.ray
 def test_with_ray_the_files_are_the_same_and_progress_is_told_apart(storage: Path) -> None:
@@ -86,7 +68,7 @@ def test_with_ray_the_files_are_the_same_and_progress_is_told_apart(storage: Pat
     expected = hashes(extraction)
     for folder in [*extraction.folders.values(), extraction.scratch]:
         shutil.rmtree(folder)
-    done = python(storage, "-m", "ray_jobs.extract")
+    done = extract(storage)
     assert done.returncode == 0, done.stderr
     assert hashes(extraction) == expected
     assert all(is_finished(folder) for folder in extraction.folders.values())
@@ -99,7 +81,8 @@ def test_with_ray_the_files_are_the_same_and_progress_is_told_apart(storage: Pat
 def test_a_plan_starts_nothing(storage: Path) -> None:
     (storage / "listing.csv").write_text("name,bytes,rows,tokens\na.parquet,1000000,400,200000\n")
     before = sorted(storage.rglob("*"))
-    done = python(storage, "-c", NO_RAY, "--plan", "--listing", str(storage / "listing.csv"), "--sample", "data/sample")
+    given = [storage / "grid.yaml", f"storage={storage}", "--plan", "--listing", storage / "listing.csv"]
+    done = run_alone("extract", *given, "--sample", "data/sample")
     assert done.returncode == 0, done.stderr
     assert "1 files, 1,000,000 bytes, 400 rows" in done.stdout
     assert "of the source's; no budget" in done.stdout
@@ -109,22 +92,6 @@ def test_a_plan_starts_nothing(storage: Path) -> None:
 
 
 def test_flags_of_a_plan_without_it(storage: Path) -> None:
-    done = python(storage, "-m", "ray_jobs.extract", "--sample", "data/sample")
+    done = extract(storage, "--sample", "data/sample")
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == "--listing, --survey, --sample: found without --plan; allowed: with --plan\n"
-
-
-@pytest.mark.parametrize(("live", "lines"), [(False, 1), (True, 1)])
-def test_progress_is_one_line_on_a_terminal(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, live: bool, lines: int
-) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: live)
-    progress = RowProgress("scanned", 1000)
-    progress.done(250, 1_000_000, 10)
-    progress.done(750, 1_000_000, 5)
-    progress.end()
-    said = capsys.readouterr().err
-    assert said.count("\n") == lines
-    assert said.count("\r") == (3 if live else 0)
-    assert "scanned 1,000 of 1,000 rows" in said.rstrip("\n").split("\r")[-1]
-    assert said.endswith("kept 15\n")
