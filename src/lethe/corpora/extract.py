@@ -140,7 +140,7 @@ class Extraction:
         for unit in self.units:
             manifest = read_manifest(self.scratch / unit.id) or {}
             if manifest.get("problem"):
-                left_out[f"{unit.name}, row groups {unit.first} to {unit.last}"] = manifest["problem"]
+                left_out[f"{unit.name}, {unit.row_groups}"] = manifest["problem"]
         return left_out
 
     def name_newest(self) -> None:
@@ -224,7 +224,5 @@ def _scan(unit: Unit, corpora: Mapping[str, CorpusConfig], folder: Path) -> dict
         for name, counts in rejected.items():
             rejects[name].update(counts)
     if rows != unit.rows:
-        raise BadFileError(
-            f"{unit.url}: row groups {unit.first} to {unit.last}: found {rows} rows; allowed: {unit.rows}"
-        )
+        raise BadFileError(f"{unit.url}: {unit.row_groups}: found {rows} rows; allowed: {unit.rows}")
     return {"problem": "", "rejects": rejects, "files": writer.close(folder), "bytes": size, "kept": kept_rows}
