@@ -24,6 +24,7 @@ from lethe.devices import readable, room
 from lethe.evaluation.losses import unigram_entropy
 from lethe.files import write_json
 from lethe.model.cost import parameters
+from lethe.progress import aligned
 from lethe.tokens.shards import TokenData
 from lethe.training.stage import Stage
 from lethe.training.store import StageStore
@@ -227,9 +228,7 @@ def describe(result: Mapping[str, Any]) -> str:
                 model["verdict"],
             ]
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    table = ["  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*table, "", _describe_cost(result)])
+    return "\n".join([*aligned(lines), "", _describe_cost(result)])
 
 
 def _describe_cost(result: Mapping[str, Any]) -> str:

@@ -19,6 +19,7 @@ from lethe.evaluation.intervals import Interval, mean_interval
 from lethe.evaluation.metrics import metrics
 from lethe.files import whole
 from lethe.model.cost import flops_per_token
+from lethe.progress import aligned
 from lethe.training.stage import Stage
 from lethe.training.store import CURVE, StageStore
 
@@ -180,9 +181,7 @@ def forgetting_table(rows: list[dict[str, Any]], corpora: list[str]) -> str:
         line += [_forgotten(group, corpus) for corpus in corpora]
         line += ["" if (loss := _mean(group, f"final_loss/{c}")) is None else f"{loss.mean:.3f}" for c in corpora]
         lines.append(line)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(table + _about_intervals({len(group) for group in groups.values()}))
+    return "\n".join(aligned(lines) + _about_intervals({len(group) for group in groups.values()}))
 
 
 def _forgotten(group: list[dict[str, Any]], corpus: str) -> str:

@@ -1,7 +1,8 @@
-"""What happens now and how long it takes, as plain lines on the terminal."""
+"""What happens now and how long it takes, as plain lines on the terminal; and tables there."""
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -51,6 +52,12 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def aligned(rows: Sequence[Sequence[str]], pad: Callable[[str, int], str] = str.ljust) -> list[str]:
+    """A line for each row, in which columns stand one below the other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(pad(word, width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def say(text: str) -> None:
