@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,22 +123,14 @@ class Results:
         return {"spent_tokens": float(spent)} | (dict.fromkeys(NEVER_ACTED, 0.0) if in_vain else {})
 
     def _measured(self, stage: Stage) -> StageCurve:
-        table = self._curve(stage)
-        names, values = table["name"].to_numpy(zero_copy_only=False), table["value"].to_numpy()
-        tokens, seconds = table["tokens"].to_numpy(), table["seconds"].to_numpy()
-        points = {str(n): np.stack([tokens[names == n], values[names == n]], axis=1) for n in np.unique(names)}
-        record = self.store.record(self.keys[stage.identity])
-        assert record is not None, f"{self.keys[stage.identity]} has a curve but no record"
+        record = self.store.finished(self.keys[stage.identity])
         made = record["made_with"]
         peak = peak_flops(made["processor"], stage.recipe.precision)
         plain = flops_per_token(stage.model, record["vocab_size"])
-        return StageCurve(
-            stage.mixture,
-            stage.trained_tokens,
-            float(seconds[-1]),
-            points,
-            plain * flops_share(stage, record["vocab_size"]),
-            None if peak is None else peak * made["ranks"],
+        return replace(
+            measured(stage, self._curve(stage)),
+            flops_per_token=plain * flops_share(stage, record["vocab_size"]),
+            peak_flops=None if peak is None else peak * made["ranks"],
         )
 
     def _curve(self, stage: Stage) -> pa.Table:
@@ -147,6 +140,14 @@ class Results:
             assert table is not None, f"{key} is finished but has no curve"
             self._curves[key] = table
         return self._curves[key]
+
+
+def measured(stage: Stage, curve: pa.Table) -> StageCurve:
+    """A stage as its curve (schema CURVE) tells of it."""
+    names, values = curve["name"].to_numpy(zero_copy_only=False), curve["value"].to_numpy()
+    tokens, seconds = curve["tokens"].to_numpy(), curve["seconds"].to_numpy()
+    points = {str(n): np.stack([tokens[names == n], values[names == n]], axis=1) for n in np.unique(names)}
+    return StageCurve(stage.mixture, stage.trained_tokens, float(seconds[-1]), points)
 
 
 def _curve_in(cell: Cell, i: int, table: pa.Table, before: int, prefix: str = "") -> pa.Table:
