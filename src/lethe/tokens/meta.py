@@ -8,9 +8,8 @@ import numpy as np
 from pydantic import Field, NonNegativeInt
 
 from lethe.config import Config, Source, UserError, validate
+from lethe.corpora.split import SPLITS
 from lethe.files import sha256
-
-SPLITS = ("train", "val")
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
