@@ -14,7 +14,7 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from lethe.config import Source, UserError, named, validate
+from lethe.config import RawConfig, UserError, named, validate
 from lethe.devices import readable, room
 from lethe.model.config import ModelConfig, load_model_config
 from lethe.model.cost import TOKENS_A_PARAMETER, Memory, flops_per_token, largest_micro_batch, memory, parameters
@@ -120,7 +120,7 @@ def _vocab_size(tokenizer: str) -> int:
     if not found:
         raise UserError(f"--tokenizer: found {tokenizer!r}; allowed: the size of a vocabulary, as 32768 or bpe32768")
     size = int(found[1])
-    return validate(TokenizerConfig, Source("--tokenizer", {"vocab_size": size}, {})).vocab_size
+    return validate(TokenizerConfig, RawConfig("--tokenizer", {"vocab_size": size}, {})).vocab_size
 
 
 def _known(kind: str, name: str) -> None:

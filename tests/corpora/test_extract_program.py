@@ -44,7 +44,7 @@ def extract_without_ray(storage: Path) -> Extraction:
     corpora = {name: validate(CorpusConfig, read_yaml(named("corpora", name))) for name in ("food", "automotive")}
     extraction = Extraction(open_source("sample", storage), corpora, storage)
     for unit in extraction.missing_units():
-        scan_unit(unit, corpora, extraction.scratch)
+        scan_unit(unit, corpora, extraction.scan_folder)
     merge(extraction)
     return extraction
 
@@ -84,7 +84,7 @@ def test_a_source_that_is_not_there_exits_with_2(storage: Path) -> None:
 def test_with_ray_the_files_are_the_same_and_progress_is_told_apart(storage: Path) -> None:
     extraction = extract_without_ray(storage)
     expected = hashes(extraction)
-    for folder in [*extraction.folders.values(), extraction.scratch]:
+    for folder in [*extraction.folders.values(), extraction.scan_folder]:
         shutil.rmtree(folder)
     done = python(storage, "-m", "ray_jobs.extract")
     assert done.returncode == 0, done.stderr

@@ -71,12 +71,12 @@ def _fill_units(extraction: Extraction, each: Each) -> None:
     if extraction.source:
         extraction.begin()
         on_bad_file = extraction.source.on_bad_file
-        scan = partial(_scan, corpora=extraction.domains, scratch=extraction.scratch, on_bad_file=on_bad_file)
+        scan = partial(_scan, corpora=extraction.domains, folder=extraction.scan_folder, on_bad_file=on_bad_file)
         _run_units(each, extraction.missing_units(), scan, "scanned")
         extraction.end()
     for name, documents in extraction.documents.items():
         if names := documents.missing:
-            _run(each, [{"unit": unit} for unit in names], partial(_read, documents=documents), f"{name}: read", None)
+            _run(each, [{"unit": unit} for unit in names], partial(_write, documents=documents), f"{name}: read", None)
 
 
 def _run_units(each: Each, units: list[Unit], task: Callable[[Row], Row], verb: str) -> None:
@@ -98,8 +98,8 @@ def _run(each: Each, units: list[Row], task: Callable[[Row], Row], verb: str, ro
         raise UserError("\n".join(sorted(problems)))
 
 
-def _scan(unit: Row, corpora: Mapping[str, CorpusConfig], scratch: Path, on_bad_file: OnBadFile) -> Row:
-    return _tell(unit["rows"], lambda: scan_unit(Unit(**unit), corpora, scratch, on_bad_file))
+def _scan(unit: Row, corpora: Mapping[str, CorpusConfig], folder: Path, on_bad_file: OnBadFile) -> Row:
+    return _tell(unit["rows"], lambda: scan_unit(Unit(**unit), corpora, folder, on_bad_file))
 
 
 def _index(unit: Row, folder: Path, on_bad_file: OnBadFile) -> Row:
@@ -110,8 +110,8 @@ def _index(unit: Row, folder: Path, on_bad_file: OnBadFile) -> Row:
     return _tell(unit["rows"], make)
 
 
-def _read(unit: Row, documents: Documents) -> Row:
-    return _tell(0, lambda: documents.read(unit["unit"]))
+def _write(unit: Row, documents: Documents) -> Row:
+    return _tell(0, lambda: documents.write(unit["unit"]))
 
 
 def _tell(rows: int, make: Callable[[], dict[str, Any]]) -> Row:
