@@ -7,19 +7,20 @@ from grid.spec import Grid
 from grid.tree import Tree, with_rooms
 from lethe.config import UserError
 from lethe.corpora.extract import open_extraction
+from lethe.corpora.make import make_corpora
 from lethe.devices import room
 from lethe.tokens.report import add_models
 from lethe.tokens.shards import TokenData, is_finished, tokens_folder
-from ray_jobs.extract import extract
 from ray_jobs.mirror import mirrored
 from ray_jobs.tokenize import tokenize
+from ray_jobs.units import each_unit
 
 
 def prepare(grid: Grid) -> TokenData:
     """The grid's token shards, built where they are missing or stale."""
     Tree(grid)  # a grid that cannot be expanded must not cost an extraction
     with mirrored(grid):
-        corpora = extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file)
+        corpora = make_corpora(grid.source, grid.corpora, grid.storage, grid.on_bad_file, each_unit)
         data = TokenData(tokenize(corpora, grid.tokenizer, grid.storage))
         add_models(data.tokenizer_path.parent, grid.models)
     return data

@@ -20,8 +20,8 @@ class RowProgress:
         self.live = sys.stderr.isatty()
         self.started = self.printed = time.monotonic()
 
-    def done(self, rows: int, size: int = 0, kept: int | None = None) -> None:
-        """So many rows more; of `size` decoded bytes, and so many of them kept, where that is known."""
+    def done(self, rows: int, size: int, kept: int | None) -> None:
+        """So many rows more; of `size` decoded bytes (0: unknown), and so many of them kept, where that is known."""
         self.rows, self.bytes = self.rows + rows, self.bytes + size
         if kept is not None:
             self.kept = (self.kept or 0) + kept
