@@ -66,7 +66,7 @@ def filter_figures(
     """
     lanes: dict[str, Lane] = {
         "read": _timed(_read_text),
-        "filter": _timed(partial(scan_unit, corpora=domains, scratch=folder / "units")),
+        "filter": _timed(partial(scan_unit, corpora=domains, folder=folder / "units")),
         "index": _timed(partial(index_unit, folder=folder / "index")),
     }
     if datatrove is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from benchmarks.rounds import Seconds, ratio
 from grid.spec import Grid
-from lethe.config import Source, validate
+from lethe.config import RawConfig, validate
 from lethe.model.config import ModelConfig
 from lethe.tokens.shards import TokenData
 from lethe.training.stage import Recipe
@@ -46,7 +46,7 @@ def _grid(model: ModelConfig, recipe: Recipe, data: TokenData, folder: Path, thr
         },
         "resources": {"default": {"cpus": threads, "threads": threads}},
     }
-    grid = validate(Grid, Source("benchmarks.step", read, {}))
+    grid = validate(Grid, RawConfig("benchmarks.step", read, {}))
     return grid.model_copy(update={"models": {"step": model}})
 
 

@@ -23,15 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import pandas as pd
 from scipy.stats import rankdata
 
+from grid.report.monitors import FEWEST_ARMS, RESAMPLES, interval_over_arms, monitored, spearman
 from lethe.config import UserError
 from lethe.program import run_program
 
 EARLY = 0.12
-RESAMPLES = 1000
-FEWEST_ARMS = 3
 COVARIATES = ("tokens", "weight_distance")
 COLUMNS = ("pooled", "partial", "ends", "early", "without one")
 
@@ -79,54 +78,34 @@ def read(folder: Path) -> dict[str, Points]:
     for name in ("results.parquet", "curves.parquet"):
         if not (folder / name).is_file():
             raise UserError(f"RUN_FOLDER: found no {name} in {folder}; allowed: the runs/NAME of a finished grid")
-        tables.append(pq.read_table(folder / name).to_pylist())
-    curves: dict[tuple[str, int], dict[str, dict[int, float]]] = {}
-    for row in tables[1]:
-        curve = curves.setdefault((row["cell"], row["stage"]), {})
-        curve.setdefault(row["name"], {})[row["tokens"]] = row["value"]
-    marks: dict[str, list[dict[str, Any]]] = {}
-    for cell in tables[0]:
-        earlier = [
-            name.split("/")[1] for name, lost in cell.items() if name.startswith("forgetting/") and lost is not None
-        ]
-        for (name, stage), curve in curves.items():
-            if name == cell["cell"] and "kl_self" in curve and (name, stage - 1) in curves:
-                group = f"{cell['baseline']} {cell['model']} stage {stage + 1}"
-                marks.setdefault(group, []).extend(_marks(cell, curve, curves[name, stage - 1], earlier))
-    if not any(marks.values()):
+        tables.append(pd.read_parquet(folder / name))
+    found: dict[str, list[pd.DataFrame]] = {}
+    for group, seed, stage, wide in monitored(*tables):
+        rows = _marks(wide).assign(arm=f"r{group.ratio:g} {group.intervention}", seed=seed)
+        found.setdefault(f"{group.baseline} {group.model} stage {stage + 1}", []).append(rows)
+    if not found:
         raise UserError(f"{folder / 'curves.parquet'}: found no kl_self; allowed: runs with evaluation.monitors: true")
-    return {group: _points(found) for group, found in marks.items() if found}
+    return {name: _points(pd.concat(rows)) for name, rows in found.items()}
 
 
-def _marks(cell: dict[str, Any], curve: dict, before: dict, earlier: list[str]) -> list[dict[str, Any]]:
-    """The marks of one stage as rows: arm, seed, share, forgetting and every monitor."""
-    own = next(name for name in curve if name.startswith("kl/")).removeprefix("kl/")
-    lost = [f"loss/{corpus}" for corpus in earlier if corpus != own]
-    tokens, rows = sorted(curve["kl_self"]), []
-    for token in tokens if lost else ():
-        row = {"arm": f"r{cell['interleaving_ratio']:g} {cell['intervention']}", "seed": cell["seed"]}
-        row["share"] = (token - tokens[0]) / max(tokens[-1] - tokens[0], 1)
-        row["forgetting"] = np.mean([curve[name][token] - _last(before[name]) for name in lost])
-        row["tokens"] = token - tokens[0]
-        row["gain on B"] = _last(before[f"loss/{own}"]) - curve[f"loss/{own}"][token]
-        for name in curve:
-            if name in ("kl_self", "weight_distance") or name.startswith("kl/"):
-                row[name.replace(f"kl/{own}", "kl/B")] = curve[name][token]
-            elif name.startswith("cka"):
-                row[f"1 - {name.replace(f'cka/{own}', 'cka/B')}"] = 1 - curve[name][token]
-        rows.append(row)
+def _marks(wide: pd.DataFrame) -> pd.DataFrame:
+    """Of the marks of one stage, as `monitored` gives them: share, forgetting and every monitor."""
+    own = next(name for name in wide if name.startswith("kl/")).removeprefix("kl/")
+    rows = wide[["forgetting"]].assign(share=wide.index / max(wide.index.max(), 1), tokens=wide.index)
+    rows["gain on B"] = -wide[f"rise/{own}"]
+    for name in wide:
+        if name in ("kl_self", "weight_distance") or name.startswith("kl/"):
+            rows[name.replace(f"kl/{own}", "kl/B")] = wide[name]
+        elif name.startswith("cka"):
+            rows[f"1 - {name.replace(f'cka/{own}', 'cka/B')}"] = 1 - wide[name]
     return rows
 
 
-def _last(points: dict[int, float]) -> float:
-    return points[max(points)]
-
-
-def _points(rows: list[dict[str, Any]]) -> Points:
-    names = dict.fromkeys(name for row in rows for name in row)
-    columns = {name: np.array([row.get(name, np.nan) for row in rows]) for name in names}
-    values = {name: columns[name] for name in names if name not in ("arm", "seed", "share", "forgetting")}
-    return Points(columns["arm"], columns["seed"], columns["share"], columns["forgetting"], values)
+def _points(rows: pd.DataFrame) -> Points:
+    named = ("arm", "seed", "share", "forgetting")
+    values = {name: rows[name].to_numpy(np.float64) for name in rows if name not in named}
+    arm, seed, share, forgetting = (rows[name].to_numpy() for name in named)
+    return Points(arm, seed, share, forgetting, values)
 
 
 def contest(points: Points) -> dict[str, Any]:
@@ -134,7 +113,7 @@ def contest(points: Points) -> dict[str, Any]:
     moving, ends = points[points.share > 0], points[np.array([run[-1] for run in points.runs])]
     monitors = {name: _figures(name, moving, ends) for name in points.values}
     seen, final = _early(points)
-    monitors["forgetting so far"] = {"early": bootstrap(seen.arm, spearman, seen.forgetting, final)}
+    monitors["forgetting so far"] = {"early": correlation(seen.arm, seen.forgetting, final)}
     return {
         "arms": len(np.unique(points.arm)),
         "seeds": len(np.unique(points.seed)),
@@ -147,15 +126,15 @@ def contest(points: Points) -> dict[str, Any]:
 def _figures(name: str, moving: Points, ends: Points) -> dict[str, Any]:
     moving, ends = (_with(points, name) for points in (moving, ends))
     value = moving.values[name]
-    figures: dict[str, Any] = {"pooled": bootstrap(moving.arm, spearman, value, moving.forgetting)}
+    figures: dict[str, Any] = {"pooled": correlation(moving.arm, value, moving.forgetting)}
     there = _with(moving, *COVARIATES)
     if name not in COVARIATES and len(there.arm):
         given = [there.values[covariate] for covariate in COVARIATES]
         figures["partial"] = bootstrap(there.arm, partial, there.values[name], there.forgetting, *given)
-    figures["ends"] = bootstrap(ends.arm, spearman, ends.values[name], ends.forgetting)
+    figures["ends"] = correlation(ends.arm, ends.values[name], ends.forgetting)
     seen, final = _early(moving)
-    figures["early"] = bootstrap(seen.arm, spearman, seen.values[name], final)
-    figures["without one"] = leave_one_out(moving.arm, spearman, value, moving.forgetting)
+    figures["early"] = correlation(seen.arm, seen.values[name], final)
+    figures["without one"] = leave_one_out(moving.arm, value, moving.forgetting)
     return figures
 
 
@@ -200,24 +179,21 @@ def _out_of_sample(gauge: np.ndarray, lost: np.ndarray, groups: np.ndarray) -> n
     return errors
 
 
-def spearman(x: np.ndarray, y: np.ndarray) -> float:
-    """Correlation of the ranks of x and y (float64 [n]), ties sharing the mean of theirs; nan where one is constant."""
-    return _correlation(rankdata(x), rankdata(y))
+def correlation(arms: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[float | None]:
+    """Spearman's, with its interval over arms; None for what is not a number."""
+    value = float(spearman(x, y)[0])
+    return [value, *(interval_over_arms(arms, x, y) or (None, None))] if np.isfinite(value) else [None] * 3
 
 
 def partial(x: np.ndarray, y: np.ndarray, *given: np.ndarray) -> float:
-    """The same of what is left of the ranks of x and y after least squares on those of `given`; nan if nothing is."""
+    """Spearman's of what is left of x and y after least squares of ranks on those of `given`; nan if nothing is."""
     design = np.stack([np.ones(len(x)), *(rankdata(each) for each in given)], axis=1)
     ranked = np.stack([rankdata(x), rankdata(y)], axis=1)
     left = ranked - design @ np.linalg.lstsq(design, ranked, rcond=None)[0]
     left[:, np.linalg.norm(left, axis=0) < 1e-9 * np.linalg.norm(ranked, axis=0)] = 0  # explained, but for rounding
-    return _correlation(left[:, 0], left[:, 1])
-
-
-def _correlation(x: np.ndarray, y: np.ndarray) -> float:
-    x, y = x - x.mean(), y - y.mean()
-    size = np.sqrt((x @ x) * (y @ y))
-    return float(x @ y / size) if size else np.nan
+    one, other = (left - left.mean(axis=0)).T
+    size = np.sqrt((one @ one) * (other @ other))
+    return float(one @ other / size) if size else np.nan
 
 
 def bootstrap(arms: np.ndarray, statistic: Callable[..., float], *columns: np.ndarray) -> list[float | None]:
@@ -236,10 +212,10 @@ def bootstrap(arms: np.ndarray, statistic: Callable[..., float], *columns: np.nd
     return [float(value) if np.isfinite(value) else None for value in (statistic(*columns), *interval)]
 
 
-def leave_one_out(arms: np.ndarray, statistic: Callable[..., float], *columns: np.ndarray) -> list[float | None]:
-    """The lowest and highest value of the statistic when one arm is left out."""
-    values = [statistic(*(column[arms != arm] for column in columns)) for arm in np.unique(arms)]
-    defined = [float(value) for value in values if np.isfinite(value)]
+def leave_one_out(arms: np.ndarray, x: np.ndarray, y: np.ndarray) -> list[float | None]:
+    """The lowest and highest of Spearman's correlations when one arm is left out."""
+    values = [float(spearman(x[arms != arm], y[arms != arm])[0]) for arm in np.unique(arms)]
+    defined = [value for value in values if np.isfinite(value)]
     return [min(defined), max(defined)] if defined else [None, None]
 
 

@@ -14,7 +14,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lethe.config import Source, UserError, validate
+from lethe.config import RawConfig, UserError, validate
 from lethe.model.config import ModelConfig
 from lethe.model.cost import flops_per_token
 from lethe.program import run_program
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> int:
     """See the module's docstring; returns 1 where the trainers did not do equal work."""
     given = _arguments(argv)
     shape = {"layers": given.layers, "heads": given.heads, "d_model": given.d_model, "context": given.context}
-    model = validate(ModelConfig, Source("command line", shape, {}))
+    model = validate(ModelConfig, RawConfig("command line", shape, {}))
     os.environ["CUDA_VISIBLE_DEVICES"] = ""  # the rivals would move to a GPU by themselves
     os.environ["OMP_WAIT_POLICY"] = "passive"  # a thread that spins while its sibling waits for a core is not at work
     with tempfile.TemporaryDirectory() as folder, redirect_stdout(sys.stderr):

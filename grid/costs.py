@@ -8,6 +8,7 @@ from grid.spec import Grid
 from lethe.interventions import InterventionConfig
 from lethe.interventions.interface import Cost
 from lethe.model.cost import Growth, flops_per_token, held_parameters, parameters, run_flops_per_token
+from lethe.progress import aligned
 from lethe.training.stage import Stage
 
 
@@ -105,5 +106,4 @@ def describe(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:
         shares = ("extra_weights", "extra_rows", "growth", "extra_flops", "run_flops")
         extra = [f"{cost[name]:+.0%}" if cost[name] else "" for name in shares]
         lines.append((label, cost["needs"], *extra, cost["budget"]))
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return ["  " + "  ".join(word.ljust(w) for word, w in zip(line, widths, strict=True)).rstrip() for line in lines]
+    return [f"  {line}" for line in aligned(lines)]

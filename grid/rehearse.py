@@ -7,6 +7,7 @@ at once as share a device in the grid, so that speed and memory are those of the
 
 import shutil
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from filelock import FileLock, Timeout
 from grid import costs
 from grid.cells import PLAIN
 from grid.cluster import ensure_ray
-from grid.driver import check_budgets, check_resources, keys_of
+from grid.driver import check_budgets, check_resources, keys_of, make_setup
 from grid.queue import Outcome
 from grid.spec import Grid, Part
 from grid.tree import Tree
@@ -24,6 +25,7 @@ from lethe.devices import readable, room
 from lethe.evaluation.losses import unigram_entropy
 from lethe.files import write_json
 from lethe.model.cost import parameters
+from lethe.progress import aligned
 from lethe.tokens.shards import TokenData
 from lethe.training.stage import Stage
 from lethe.training.store import StageStore
@@ -64,7 +66,8 @@ def _rehearse(grid: Grid, name: str, data: TokenData, entropy: float) -> dict[st
     asked = grid.resources_of(name)
     there = room(asked.cpus, asked.gpus)
     tree = Tree(short_grid(grid, name, max(1, there.sharers // asked.workers)))
-    first, setup = tree.cells[0].stages[0], _setup(grid, name, data)
+    first, folder = tree.cells[0].stages[0], grid.folder / "rehearsal"
+    setup = replace(make_setup(tree, data), runs=folder, checkpoint_every=STEPS, scratch=folder / "ray")
     result: dict[str, Any] = {
         "parameters": parameters(first.model, data.vocab_size),
         "steps": first.steps,
@@ -113,22 +116,6 @@ def short_grid(grid: Grid, model: str, copies: int) -> Grid:
             "seeds": tuple(range(grid.seeds[0], grid.seeds[0] + copies)),
             "grids": (),
         }
-    )
-
-
-def _setup(grid: Grid, model: str, data: TokenData) -> Any:
-    from grid.trial import Setup
-
-    folder = grid.folder / "rehearsal"
-    return Setup(
-        runs=folder,
-        tokens=data.root,
-        corpora=tuple(grid.corpora),
-        evaluation=grid.stage.evaluation,
-        checkpoint_every=STEPS,
-        resources={model: grid.resources_of(model)},
-        carried=frozenset(),
-        scratch=folder / "ray",
     )
 
 
@@ -227,9 +214,7 @@ def describe(result: Mapping[str, Any]) -> str:
                 model["verdict"],
             ]
         )
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    table = ["  ".join(text.ljust(w) for text, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join([*table, "", _describe_cost(result)])
+    return "\n".join([*aligned(lines), "", _describe_cost(result)])
 
 
 def _describe_cost(result: Mapping[str, Any]) -> str:

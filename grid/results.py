@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from lethe.evaluation.intervals import Interval, mean_interval
 from lethe.evaluation.metrics import metrics
 from lethe.files import whole
 from lethe.model.cost import flops_per_token
+from lethe.progress import aligned
 from lethe.training.stage import Stage
 from lethe.training.store import CURVE, StageStore
 
@@ -121,22 +123,14 @@ class Results:
         return {"spent_tokens": float(spent)} | (dict.fromkeys(NEVER_ACTED, 0.0) if in_vain else {})
 
     def _measured(self, stage: Stage) -> StageCurve:
-        table = self._curve(stage)
-        names, values = table["name"].to_numpy(zero_copy_only=False), table["value"].to_numpy()
-        tokens, seconds = table["tokens"].to_numpy(), table["seconds"].to_numpy()
-        points = {str(n): np.stack([tokens[names == n], values[names == n]], axis=1) for n in np.unique(names)}
-        record = self.store.record(self.keys[stage.identity])
-        assert record is not None, f"{self.keys[stage.identity]} has a curve but no record"
+        record = self.store.finished(self.keys[stage.identity])
         made = record["made_with"]
         peak = peak_flops(made["processor"], stage.recipe.precision)
         plain = flops_per_token(stage.model, record["vocab_size"])
-        return StageCurve(
-            stage.mixture,
-            stage.trained_tokens,
-            float(seconds[-1]),
-            points,
-            plain * flops_share(stage, record["vocab_size"]),
-            None if peak is None else peak * made["ranks"],
+        return replace(
+            measured(stage, self._curve(stage)),
+            flops_per_token=plain * flops_share(stage, record["vocab_size"]),
+            peak_flops=None if peak is None else peak * made["ranks"],
         )
 
     def _curve(self, stage: Stage) -> pa.Table:
@@ -146,6 +140,14 @@ class Results:
             assert table is not None, f"{key} is finished but has no curve"
             self._curves[key] = table
         return self._curves[key]
+
+
+def measured(stage: Stage, curve: pa.Table) -> StageCurve:
+    """A stage as its curve (schema CURVE) tells of it."""
+    names, values = curve["name"].to_numpy(zero_copy_only=False), curve["value"].to_numpy()
+    tokens, seconds = curve["tokens"].to_numpy(), curve["seconds"].to_numpy()
+    points = {str(n): np.stack([tokens[names == n], values[names == n]], axis=1) for n in np.unique(names)}
+    return StageCurve(stage.mixture, stage.trained_tokens, float(seconds[-1]), points)
 
 
 def _curve_in(cell: Cell, i: int, table: pa.Table, before: int, prefix: str = "") -> pa.Table:
@@ -180,9 +182,7 @@ def forgetting_table(rows: list[dict[str, Any]], corpora: list[str]) -> str:
         line += [_forgotten(group, corpus) for corpus in corpora]
         line += ["" if (loss := _mean(group, f"final_loss/{c}")) is None else f"{loss.mean:.3f}" for c in corpora]
         lines.append(line)
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    table = ["  ".join(cell.ljust(w) for cell, w in zip(line, widths, strict=True)).rstrip() for line in lines]
-    return "\n".join(table + _about_intervals({len(group) for group in groups.values()}))
+    return "\n".join(aligned(lines) + _about_intervals({len(group) for group in groups.values()}))
 
 
 def _forgotten(group: list[dict[str, Any]], corpus: str) -> str:

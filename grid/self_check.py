@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from grid.self_check_assertions import ASSERTIONS, EXACT, SIZE, Assertion, Seed, Strength
 from lethe.evaluation.intervals import Interval, mean_interval
+from lethe.progress import aligned
 
 Verdict = Literal["held", "failed", "undecided"]
 MUST_HOLD = ("exact", "near-certain")
@@ -101,8 +102,6 @@ def table(found: Sequence[Check]) -> str:
         value = "" if c.value is None else f"{c.value:.3g}" if c.strength == "exact" else f"{c.value:+.3f}"
         interval = f"{c.interval[0]:+.3f} to {c.interval[1]:+.3f}" if c.interval else ""
         rows.append([c.name, c.strength, str(c.n), value, interval, c.unit, c.verdict, c.assertion])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    lines = ["  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    lines += [f"{c.name}: {c.verdict}: {c.why}" for c in found if c.why]
+    lines = [*aligned(rows), *(f"{c.name}: {c.verdict}: {c.why}" for c in found if c.why)]
     counts = (f"{sum(c.verdict == v for c in found)} {v}" for v in ("held", "failed", "undecided"))
     return "\n".join([*lines, ", ".join(counts)])

@@ -11,8 +11,7 @@ from typing import Literal
 
 import numpy as np
 
-from lethe.evaluation import forgetting as metrics
-from lethe.evaluation import transfer
+from lethe.evaluation import forgetting, transfer
 from lethe.evaluation.history import History
 
 Strength = Literal["exact", "near-certain", "likely", "expected"]
@@ -36,7 +35,7 @@ class Seed:
     def lost(self, arm: str = AB) -> float:
         """Forgetting of the corpus that the arm learned first, in nats per token."""
         first = self.b if arm == BA else self.a
-        value = metrics.forgetting(self.arms[arm], first)
+        value = forgetting.forgetting(self.arms[arm], first)
         assert value is not None, f"{arm} has no later stage"
         return value
 
@@ -46,7 +45,7 @@ class Seed:
 
     def lost_after(self, share: float) -> float:
         """Forgetting of A after a share of the tokens of B, from the curve."""
-        curve, learned = self.arms[AB].after(self.a), metrics.learned_loss(self.arms[AB], self.a)
+        curve, learned = self.arms[AB].after(self.a), forgetting.learned_loss(self.arms[AB], self.a)
         assert learned is not None
         return float(np.interp(share * curve[-1, 0], curve[:, 0], curve[:, 1]) - learned)
 
@@ -68,7 +67,7 @@ class Seed:
 
         So that is not left out, and counts against savings.
         """
-        return metrics.relearning_savings(self.arms[AB], self.a) or 0.0
+        return forgetting.relearning_savings(self.arms[AB], self.a) or 0.0
 
     def price(self) -> float:
         """What interleaving 5 % of A costs on B."""

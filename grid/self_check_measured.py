@@ -2,8 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from grid.results import measured
 from grid.self_check import Same
 from grid.self_check_assertions import AB, MIXED, MORE, Seed
 from grid.self_check_stages import Trained
@@ -39,10 +38,7 @@ def _measured(trained: Trained, stage: Stage) -> StageCurve:
     job = trained.setup.job(stage)
     table = job.store.curve(job.key, job.measured)
     assert table is not None, f"{job.key} is finished but has no curve"
-    names, values = table["name"].to_numpy(zero_copy_only=False), table["value"].to_numpy()
-    tokens, seconds = table["tokens"].to_numpy(), table["seconds"].to_numpy()
-    points = {str(n): np.stack([tokens[names == n], values[names == n]], axis=1) for n in np.unique(names)}
-    return StageCurve(stage.mixture, stage.trained_tokens, float(seconds[-1]), points)
+    return measured(stage, table)
 
 
 def same(trained: Trained) -> dict[str, Same]:

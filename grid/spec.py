@@ -15,7 +15,7 @@ from pydantic import (
 )
 
 from lethe.bucket import Bucket
-from lethe.config import Config, Source, UserError, override, read_yaml, validate
+from lethe.config import Config, RawConfig, UserError, override, read_yaml, validate
 from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.named import Corpora, Name, by_name, names
 from lethe.corpora.source import OnBadFile
@@ -225,10 +225,10 @@ def _built_in(name: str, corpora: list[str]) -> list[Any]:
 def load_grid(path: str | Path, overrides: list[str] | tuple[str, ...] = ()) -> Grid:
     """Read, override and validate a grid; raises UserError that lists every problem."""
     read = read_yaml(path)
-    source = override(read._replace(data={"name": Path(path).stem} | by_name(read.data)), list(overrides))
-    source = source._replace(data=_with_bucket(source.data))
-    grid = validate(Grid, source)
-    return grid.model_copy(update={"storage": _absolute(grid.storage, source)})
+    raw = override(read._replace(data={"name": Path(path).stem} | by_name(read.data)), list(overrides))
+    raw = raw._replace(data=_with_bucket(raw.data))
+    grid = validate(Grid, raw)
+    return grid.model_copy(update={"storage": _absolute(grid.storage, raw)})
 
 
 def _with_bucket(data: dict[str, Any]) -> dict[str, Any]:
@@ -240,10 +240,10 @@ def _with_bucket(data: dict[str, Any]) -> dict[str, Any]:
     return data | {"bucket": uri, "storage": str(cache / fingerprint(uri))}
 
 
-def _absolute(storage: Path, source: Source) -> Path:
+def _absolute(storage: Path, raw: RawConfig) -> Path:
     if not storage.is_absolute() and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         raise UserError(
-            f"{source.name}: storage: found {str(storage)!r}; allowed: an absolute path, since a job runs in a copy of "
+            f"{raw.name}: storage: found {str(storage)!r}; allowed: an absolute path, since a job runs in a copy of "
             "the working folder that vanishes with it (add storage=/ABSOLUTE/PATH)"
         )
     return storage.resolve()

@@ -13,13 +13,11 @@ import os
 import re
 import shutil
 import socket
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
-from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -33,6 +31,7 @@ from grid.outbox import Outbox, first_line
 from grid.spec import Grid
 from lethe.config import UserError
 from lethe.files import fingerprint
+from lethe.version import commit
 
 STATUS = {"finished": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
 COORDINATES = ("baseline", "model", "interleaving_ratio", "intervention", "seed")
@@ -277,16 +276,10 @@ def _input(corpus: str, digest: str) -> Any:
     return DatasetInput(Dataset(corpus, digest[:36], "local", json.dumps({"uri": f"data/corpora/{corpus}"})))
 
 
-@cache
 def _versions() -> dict[str, str]:
     """What the driver runs: versions of packages, and the commit where this is a git checkout."""
     found = {f"lethe.version.{name}": version(name) for name in ("lethe", "torch", "ray", "mlflow")}
-    git = shutil.which("git")
-    if git and (Path(__file__).parents[1] / ".git").exists():
-        asked = [git, "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
-        commit = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
-        found |= {"mlflow.source.git.commit": commit} if commit else {}
-    return found
+    return found | ({"mlflow.source.git.commit": known} if (known := commit()) else {})
 
 
 def note(description: str) -> str:

@@ -13,16 +13,7 @@ from grid.cells import Cell, expand
 from grid.spec import Grid, Resources
 from lethe.devices import Room, readable
 from lethe.interventions import InterventionConfig
-from lethe.model.cost import (
-    FLOAT32,
-    NO_GROWTH,
-    Growth,
-    Memory,
-    flops_per_token,
-    memory,
-    parameters,
-    run_flops_per_token,
-)
+from lethe.model.cost import FLOAT32, NO_GROWTH, Growth, Memory, flops_per_token, memory, parameters
 from lethe.training.stage import Stage
 
 
@@ -45,7 +36,6 @@ class _Costs(NamedTuple):
     flops_per_token: int
     """Of a plain stage."""
     flops_share: float
-    run_flops_per_token: int
 
 
 class Tree:
@@ -143,7 +133,6 @@ class Tree:
             "tokens": stage.trained_tokens,
             "parameters": shape.parameters,
             "flops": round(stage.trained_tokens * shape.flops_per_token * shape.flops_share),
-            "run_flops_per_token": shape.run_flops_per_token,
             "carried": identity in self.carried,
             "cells": self.uses[identity],
         }
@@ -164,7 +153,6 @@ def _costs(stage: Stage, vocab_size: int) -> _Costs:
         costs.weights(stage, vocab_size),
         flops_per_token(stage.model, vocab_size),
         costs.flops_share(stage, vocab_size),
-        run_flops_per_token(stage.model, vocab_size, costs.grown(stage.sequence, vocab_size)),
     )
 
 

@@ -1,6 +1,5 @@
 """A trial walks the stages of one cell: in its own process with one worker, inside Ray Train with more."""
 
-import math
 import traceback
 from collections.abc import Collection, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, wait
@@ -40,8 +39,8 @@ class Setup:
     resources: Mapping[str, Resources]
     carried: frozenset[str]
     scratch: Path
-    frozen_after: float = math.inf
-    bucket: Bucket | None = None
+    frozen_after: float
+    bucket: Bucket | None
 
     def job(self, stage: Stage) -> Any:
         from lethe.training.job import Job

@@ -5,25 +5,16 @@ With other thresholds (corpora.food.min_score=50, down to the domain's scan_scor
 source is read again.
 """
 
-from collections.abc import Mapping
 from pathlib import Path
 
 from grid.spec import Grid, load_grid
 from lethe.config import UserError
 from lethe.corpora.listing import list_source, measure, plan, read_listing, read_survey
 from lethe.corpora.make import make_corpora, summary
-from lethe.corpora.named import Corpus
-from lethe.corpora.source import OnBadFile, open_source
+from lethe.corpora.source import open_source
 from lethe.program import parser, run_program
 from ray_jobs.mirror import mirrored
 from ray_jobs.units import each_unit
-
-
-def extract(
-    source: str, corpora: Mapping[str, Corpus], storage: Path, on_bad_file: OnBadFile = "refuse"
-) -> dict[str, Path]:
-    """lethe.corpora.make.make_corpora, the units made in parallel; without Ray where nothing is missing."""
-    return make_corpora(source, corpora, storage, on_bad_file, each_unit)
 
 
 def make_plan(grid: Grid, listing: Path | None, survey: Path | None, sample: str | None) -> str:
@@ -54,7 +45,7 @@ def main(argv: list[str]) -> int:
         print(make_plan(grid, given.listing, given.survey, given.sample))
         return 0
     with mirrored(grid):
-        print(summary(extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file)))
+        print(summary(make_corpora(grid.source, grid.corpora, grid.storage, grid.on_bad_file, each_unit)))
     return 0
 
 

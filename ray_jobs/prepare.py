@@ -7,20 +7,21 @@ from grid.spec import Grid
 from grid.tree import Tree, with_rooms
 from lethe.config import UserError
 from lethe.corpora.extract import open_extraction
+from lethe.corpora.make import make_corpora
 from lethe.devices import room
+from lethe.tokens.make import make_tokens
 from lethe.tokens.report import add_models
 from lethe.tokens.shards import TokenData, is_finished, tokens_folder
-from ray_jobs.extract import extract
 from ray_jobs.mirror import mirrored
-from ray_jobs.tokenize import tokenize
+from ray_jobs.units import each_unit
 
 
 def prepare(grid: Grid) -> TokenData:
     """The grid's token shards, built where they are missing or stale."""
     Tree(grid)  # a grid that cannot be expanded must not cost an extraction
     with mirrored(grid):
-        corpora = extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file)
-        data = TokenData(tokenize(corpora, grid.tokenizer, grid.storage))
+        corpora = make_corpora(grid.source, grid.corpora, grid.storage, grid.on_bad_file, each_unit)
+        data = TokenData(make_tokens(corpora, grid.tokenizer, grid.storage, each_unit))
         add_models(data.tokenizer_path.parent, grid.models)
     return data
 

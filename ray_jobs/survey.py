@@ -15,12 +15,14 @@ from typing import Any
 from grid.spec import Grid, load_grid
 from grid.tree import Tree
 from lethe.config import UserError
+from lethe.corpora.make import make_index
 from lethe.corpora.prevalence import ROWS, take
 from lethe.corpora.survey import Plan, report
 from lethe.files import whole, write_json
 from lethe.model.cost import parameters
 from lethe.program import parser, run_program
 from ray_jobs.mirror import mirrored
+from ray_jobs.units import each_unit
 
 
 def survey(grid: Grid, rows: int) -> tuple[dict[str, Any], Path]:
@@ -29,10 +31,9 @@ def survey(grid: Grid, rows: int) -> tuple[dict[str, Any], Path]:
     Raises UserError for a source that cannot be read.
     """
     from lethe.corpora.survey_view import picture
-    from ray_jobs.index import build
 
     plan, domains = _plan(grid), grid.domains("ray_jobs.survey")
-    index = build(grid.source, grid.storage, grid.on_bad_file)
+    index = make_index(grid.source, grid.storage, grid.on_bad_file, each_unit)
     manifest = index.manifest
     assert manifest is not None
     sample = take(index.source, domains, rows)

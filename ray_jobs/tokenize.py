@@ -3,31 +3,24 @@
 The corpora are extracted first where they are missing. What is finished is not made again.
 """
 
+import json
 import os
-from pathlib import Path
 
 from grid.spec import load_grid
 from lethe.program import parser, run_program
-from lethe.tokens.make import make_tokens
 from lethe.tokens.meta import SPLITS
-from lethe.tokens.shards import TokenData
-from lethe.tokens.tokenizer import TokenizerConfig
-from ray_jobs.mirror import mirrored
-from ray_jobs.units import each_unit
 
 
 def main(argv: list[str]) -> int:
     """See the module's docstring."""
     given = parser(__doc__).parse_intermixed_args(argv)
     grid = load_grid(given.config, given.overrides)
-    from lethe.tokens.report import add_models, embedding_table, table
-    from ray_jobs.extract import extract
+    from lethe.tokens.report import embedding_table, table
+    from ray_jobs.prepare import prepare
 
-    with mirrored(grid):
-        corpora = extract(grid.source, grid.corpora, grid.storage, grid.on_bad_file)
-        data = TokenData(tokenize(corpora, grid.tokenizer, grid.storage))
-        tokenizer = data.tokenizer_path.parent
-        report = add_models(tokenizer, grid.models)
+    data = prepare(grid)
+    tokenizer = data.tokenizer_path.parent
+    report = json.loads((tokenizer / "report.json").read_bytes())
     print(table(report["analysis"]))
     print(f"\n{embedding_table({name: report['models'][name] for name in grid.models})}")
     print(f"\nrecommended: {report['recommendation']['reason']}\n")
@@ -36,11 +29,6 @@ def main(argv: list[str]) -> int:
     print(f"tokenizer  {os.path.relpath(tokenizer)}\ntokens     {os.path.relpath(data.root)}")
     print(f"picture    {os.path.relpath(tokenizer / 'report.html')}")
     return 0
-
-
-def tokenize(corpora: dict[str, Path], config: TokenizerConfig, storage: Path) -> Path:
-    """lethe.tokens.make.make_tokens, the parts encoded in parallel; without Ray where nothing is missing."""
-    return make_tokens(corpora, config, storage, each_unit)
 
 
 if __name__ == "__main__":

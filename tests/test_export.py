@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 
-from lethe.checkpoint import Checkpoint, open_checkpoint
 from lethe.config import UserError
 from lethe.export import main, whole_folder, write
+from lethe.finished import FinishedStage, open_stage
 from lethe.model.build import build_model, initialise
 from lethe.model.config import ModelConfig
 from lethe.model.generate import generate
@@ -78,25 +78,25 @@ def tokenizer(exported: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(job: Job) -> Checkpoint:
-    return open_checkpoint(job.store.folder(job.key), None)
+def finished(job: Job) -> FinishedStage:
+    return open_stage(job.store.folder(job.key), None)
 
 
-def test_the_logits_are_the_same(checkpoint: Checkpoint, model: Any) -> None:
+def test_the_logits_are_the_same(finished: FinishedStage, model: Any) -> None:
     ids = torch.randint(320, (3, 48), generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
-        ours = checkpoint.model(ids)
+        ours = finished.model(ids)
         torch.testing.assert_close(model(ids).logits, ours, rtol=0, atol=1e-4)
         assert ours.std() > 0.5
         loss = torch.nn.functional.cross_entropy(ours[:, :-1].flatten(0, 1), ids[:, 1:].flatten())
         assert model(ids, labels=ids).loss.item() == pytest.approx(loss.item(), abs=1e-5)
     assert (type(model).__name__, model.dtype) == ("LlamaForCausalLM", torch.float32)
-    assert model.num_parameters() == sum(parameter.numel() for parameter in checkpoint.model.parameters())
+    assert model.num_parameters() == sum(parameter.numel() for parameter in finished.model.parameters())
 
 
-def test_the_tokenizer_gives_our_ids_after_eos(checkpoint: Checkpoint, tokenizer: Any) -> None:
+def test_the_tokenizer_gives_our_ids_after_eos(finished: FinishedStage, tokenizer: Any) -> None:
     for text in NASTY:
-        ids = checkpoint.tokenizer.encode(text).ids
+        ids = finished.tokenizer.encode(text).ids
         assert tokenizer(text).input_ids == [EOS_ID, *ids]
         assert tokenizer(text, add_special_tokens=False).input_ids == ids
         assert tokenizer.decode(ids) == tokenizer.decode([EOS_ID, *ids], skip_special_tokens=True) == text
@@ -116,14 +116,14 @@ def test_it_generates_what_validate_generates_greedily(
     assert len(theirs) > 20
 
 
-def test_ids_that_pad_the_embedding_are_kept_and_never_generated(checkpoint: Checkpoint, tmp_path: Path) -> None:
+def test_ids_that_pad_the_embedding_are_kept_and_never_generated(finished: FinishedStage, tmp_path: Path) -> None:
     """A model of 384 rows for 320 ids, whose padding is always likelier than what is no padding."""
-    config = checkpoint.stage.model
+    config = finished.stage.model
     padded = build_model(config, 384)
     initialise(padded, 0)
     with torch.no_grad():
         padded.embedding.weight[320:] = 5 * padded.embedding.weight[:64]  # type: ignore[union-attr, index, operator]
-    write(replace(checkpoint, model=padded, record=checkpoint.record | {"vocab_size": 384}), tmp_path)
+    write(replace(finished, model=padded, record=finished.record | {"vocab_size": 384}), tmp_path)
     model, ids = AutoModelForCausalLM.from_pretrained(tmp_path), torch.tensor([[EOS_ID, 70, 80]])
     with torch.no_grad():
         torch.testing.assert_close(model(ids).logits, padded(ids), rtol=0, atol=1e-4)

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lethe.config import CONFIGS, Source, UserError, read_yaml, validate
+from lethe.config import CONFIGS, RawConfig, UserError, read_yaml, validate
 from lethe.corpora.dataset import DatasetCorpus
 from lethe.tokens.shards import TokenData
 from lethe.train import TrainConfig
@@ -89,7 +89,7 @@ def test_what_is_wrong_is_named(tmp_path: Path, changes: dict[str, object], mess
     (tmp_path / "train.yaml").write_text(TRAIN)
     data = read_yaml(tmp_path / "train.yaml").data | changes
     with pytest.raises(UserError, match=message):
-        validate(TrainConfig, Source("train.yaml", data, {}))
+        validate(TrainConfig, RawConfig("train.yaml", data, {}))
 
 
 def test_the_shipped_one_is_of_a_data_set() -> None:

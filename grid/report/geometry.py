@@ -11,7 +11,6 @@ from grid.report.style import panels
 
 HEIGHT, MOST_WRITTEN = 180, 12  # pixels; layers whose values are written into the map
 TICKS = 8  # at most, so that they do not touch
-MOST = 4  # arms a baseline and model
 LAYER = re.compile(r"(cka_self|cka/.+)/(\d+)")
 
 
@@ -20,7 +19,7 @@ def cka_maps(results: pd.DataFrame, curves: pd.DataFrame) -> go.Figure:
 
     A row per baseline, model and arm (plain training, the highest ratio, and the leading ones), a column per text.
     """
-    rows = [(b, m, g) for b, m, here in settings(seed_groups(results)) for g in few(here, MOST)]
+    rows = [(b, m, g) for b, m, here in settings(seed_groups(results)) for g in few(here)]
     tables = [(b, m, g, _layers(g, curves)) for b, m, g in rows]
     found = [(b, m, g, table) for b, m, g, table in tables if not table.empty]
     titles = [f"{b}, {g.name}: {_words(name)}" for b, _, g, table in found for name in _texts(table)]

@@ -15,6 +15,7 @@ from lethe.evaluation.intervals import Interval, mean_interval, paired_differenc
 
 MANY = 7  # arms are all drawn at first up to this many
 FIRST = 3  # of the arms on the front, beside the interleaving family
+FEW = 4  # where each takes a picture of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,11 +136,11 @@ def leading(groups: list[Group], earlier: str, later: str | None) -> list[Group]
     return [*family, *others[:FIRST]]
 
 
-def few(groups: list[Group], most: int) -> list[Group]:
-    """Of the arms of one baseline and model at most `most`: plain training, the highest ratio, and the leading ones."""
+def few(groups: list[Group]) -> list[Group]:
+    """Of the arms of one baseline and model at most FEW: plain training, the highest ratio, and the leading ones."""
     first = unique(g for x in forgotten(groups) for g in leading(groups, x, next(iter(learned_last(groups)), None)))
     family, others = [g for g in first if g.is_interleaving], [g for g in first if not g.is_interleaving]
-    return [*family[:1], *family[1:][-1:], *others][:most]
+    return [*family[:1], *family[1:][-1:], *others][:FEW]
 
 
 def waiting(groups: list[Group]) -> set[str]:

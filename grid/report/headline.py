@@ -41,12 +41,10 @@ def state(run: Run) -> list[str]:
 
 def _grid(run: Run) -> str:
     """`75 cells: 3 orders, 1 model, 4 ratios, 20 interventions, 3 seeds; corpora food and automotive.`"""
-    parts = []
+    parts, shown = [], {"interleaving_ratio": percent, "seed": "{:g}".format}
     for column in ("baseline", "model", "interleaving_ratio", "intervention", "seed"):
         values = unique(run.results[column].dropna()) if column in run.results else []
-        names = [f"{v:g}" if column == "seed" else v for v in values]
-        if column == "interleaving_ratio":
-            names = [percent(v) for v in sorted(values)]
+        names = list(map(shown.get(column, str), sorted(values) if column == "interleaving_ratio" else values))
         if names:
             word = column.replace("_", " ")
             many = f" {listed(names)}" if len(names) <= 8 else ""

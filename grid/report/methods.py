@@ -1,8 +1,6 @@
 """The methods in a paragraph each, every number filled in; what is not known is left out."""
 
 import json
-from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -143,11 +141,9 @@ def _evaluation(config: dict[str, Any]) -> str:
 def _versions(records: list[dict[str, Any]]) -> str:
     made = [record.get("made_with", {}) for record in records]
     parts = []
-    for key in ("processor", "torch", "ranks", "threads"):
+    for key in ("lethe", "processor", "torch", "ranks", "threads"):
         found = unique(str(each[key]) for each in made if key in each)
         parts += [f"{key} {listed(found)}"] if found else []
-    with suppress(PackageNotFoundError):
-        parts.append(f"lethe {version('lethe')}")
     return f"Made with. {'; '.join(parts)}." if parts else ""
 
 

@@ -1,6 +1,6 @@
 """What watches a later stage without text of the earlier corpora, against tokens and against forgetting."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from grid.report.content import (
     trimmed,
 )
 from grid.report.geometry import cka_maps
-from grid.report.groups import forgotten, seed_groups, unique, waiting
+from grid.report.groups import Group, forgotten, seed_groups, unique, waiting
 from grid.report.style import draw, looks, panels, plain, styled
 
 GAUGES = ("kl_self", "kl/", "weight_distance")
@@ -72,18 +72,32 @@ def marks(results: pd.DataFrame, curves: pd.DataFrame) -> pd.DataFrame:
     """
     names = curves["name"]
     wanted = curves[names.isin(["kl_self", "weight_distance"]) | names.str.match(r"kl/|loss/")]
-    tables = dict(iter(wanted.groupby(["cell", "stage"], sort=False)))
-    rows: list[pd.DataFrame] = []
+    rows = []
+    for group, seed, _, wide in monitored(results, wanted):
+        here = wide.iloc[1:].reset_index()  # a stage's first mark tells nothing
+        gauges = [name for name in wide if name.startswith(GAUGES)]
+        here = here.melt(["tokens", "forgetting"], gauges, var_name="gauge")
+        rows.append(here.assign(baseline=group.baseline, model=group.model, arm=group.name, seed=seed))
+    columns = ["baseline", "model", "arm", "seed", "tokens", "gauge", "value", "forgetting"]
+    return pd.concat(rows)[columns].reset_index(drop=True) if rows else pd.DataFrame(columns=columns)
+
+
+def monitored(results: pd.DataFrame, curves: pd.DataFrame) -> Iterator[tuple[Group, int, int, pd.DataFrame]]:
+    """Arm, seed and number of each later stage of a finished cell that was monitored, and a row per mark of it.
+
+    By tokens since the switch: every curve, how far the loss on each corpus X has risen since then (`rise/X`), and
+    `forgetting`, the mean rise over the corpora learned before.
+    """
+    cells = dict(iter(curves.groupby("cell", sort=False)))
     for group in seed_groups(results):
         earlier = forgotten([group])
         for cell, seed in zip(group.finished["cell"], group.finished["seed"], strict=True):
-            own = {stage: table for (name, stage), table in tables.items() if name == cell}
+            own = dict(iter(cells[cell].groupby("stage"))) if cell in cells else {}
             for stage, table in own.items():
                 if stage - 1 in own and (table["name"] == "kl_self").any():
-                    here = _of_stage(table, own[stage - 1], earlier)
-                    rows.append(here.assign(baseline=group.baseline, model=group.model, arm=group.name, seed=seed))
-    columns = ["baseline", "model", "arm", "seed", "tokens", "gauge", "value", "forgetting"]
-    return pd.concat(rows)[columns].reset_index(drop=True) if rows else pd.DataFrame(columns=columns)
+                    wide = _of_stage(table, own[stage - 1], earlier)
+                    if "forgetting" in wide:
+                        yield group, seed, stage, wide
 
 
 def monitor_curves(results: pd.DataFrame, curves: pd.DataFrame) -> go.Figure:
@@ -146,18 +160,14 @@ def _ranks(x: np.ndarray, counts: np.ndarray) -> np.ndarray:
 
 
 def _of_stage(table: pd.DataFrame, before: pd.DataFrame, earlier: Iterable[str]) -> pd.DataFrame:
-    """The gauges of one stage with its forgetting: tokens, gauge, value, forgetting; not of its first mark."""
+    """As `monitored` gives it; without `forgetting` where nothing was learned before."""
     wide = table.pivot_table(index="tokens", columns="name", values="value").dropna(subset="kl_self")
+    wide.index -= wide.index.min()
     last = before.sort_values("tokens").groupby("name")["value"].last()
-    own = {name.removeprefix("kl/") for name in wide if name.startswith("kl/")}
-    rises = [wide[f"loss/{x}"] - last[f"loss/{x}"] for x in earlier if x not in own]
-    if not rises:
-        return pd.DataFrame(columns=["tokens", "gauge", "value", "forgetting"])
-    lost = pd.concat(rises, axis=1).mean(axis=1)
-    gauges = wide[[name for name in wide if name.startswith(GAUGES)]]
-    long = gauges.assign(forgetting=lost, since=wide.index - wide.index.min()).iloc[1:]
-    long = long.melt(["forgetting", "since"], var_name="gauge", value_name="value")
-    return long.rename(columns={"since": "tokens"})
+    losses = [name for name in wide if name.startswith("loss/")]
+    wide = wide.assign(**{name.replace("loss/", "rise/"): wide[name] - last[name] for name in losses})
+    lost = [f"rise/{x}" for x in earlier if f"kl/{x}" not in wide]
+    return wide.assign(forgetting=wide[lost].mean(axis=1)) if lost else wide
 
 
 def _correlations(found: pd.DataFrame) -> Table:

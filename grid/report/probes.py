@@ -22,7 +22,7 @@ from grid.report.groups import Group, few, learned_last, seed_groups, settings, 
 from grid.report.style import COLOURS, NEUTRAL, errors, panels, plain, rule, styled
 from lethe.evaluation.probe_metrics import CHANCE, STANDARD_ERRORS
 
-ROW, MOST = 24, 4  # pixels; arms a figure
+ROW = 24  # pixels
 NAME = re.compile(r"probe_accuracy_learned/([^/]+)/(.+)")
 
 
@@ -59,7 +59,7 @@ def probe_accuracies(results: pd.DataFrame) -> go.Figure:
     """
     groups = seed_groups(results)
     rows = [(b, m, x, here) for b, m, here in settings(groups) for x in asked_of(here)]
-    arms = [few(here, MOST) for _, _, x, here in rows]
+    arms = [few(here) for _, _, x, here in rows]
     heights = [ROW * len(kinds(here, x)) + 40 for _, _, x, here in rows]
     total, columns = sum(heights) + 80 * len(rows), max(map(len, arms), default=1)
     names = [[g.name for g in own] + [""] * (columns - len(own)) for own in arms]

@@ -78,13 +78,13 @@ def draw_band(figure: go.Figure, row: int, column: int, name: str, band: np.ndar
     if len(band) > 1:
         around = np.concatenate([band[:, [0, 1]], band[::-1][:, [0, 2]]])
         colour = options.pop("line")["color"]
-        options |= {"mode": "lines", "line_width": 0, "fill": "toself", "fillcolor": faded(colour, BAND)}
+        options |= {"mode": "lines", "line_width": 0, "fill": "toself", "fillcolor": _faded(colour)}
         draw(figure, row, column, name, around, hoverinfo="skip", **options | {"marker": None})
 
 
-def faded(colour: str, share: float) -> str:
+def _faded(colour: str) -> str:
     red, green, blue = (int(colour[i : i + 2], 16) for i in (1, 3, 5))
-    return f"rgba({red},{green},{blue},{share})"
+    return f"rgba({red},{green},{blue},{BAND})"
 
 
 def errors(halves: Iterable[float | None], colour: str) -> dict[str, Any]:

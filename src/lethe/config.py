@@ -35,7 +35,7 @@ class Config(BaseModel):
 C = TypeVar("C", bound=BaseModel)
 
 
-class Source(NamedTuple):
+class RawConfig(NamedTuple):
     """A configuration as read: its data, and where each field stands."""
 
     name: str
@@ -64,7 +64,7 @@ for _tag, _pattern, _first in (
     _Loader.add_implicit_resolver(f"tag:yaml.org,2002:{_tag}", _regexp, _first)
 
 
-def read_yaml(path: str | Path) -> Source:
+def read_yaml(path: str | Path) -> RawConfig:
     """Read one YAML mapping; raises UserError naming file and line for anything else."""
     path = Path(path)
     try:
@@ -78,7 +78,7 @@ def read_yaml(path: str | Path) -> Source:
     return parse_yaml(text, str(path))
 
 
-def parse_yaml(text: str, name: str) -> Source:
+def parse_yaml(text: str, name: str) -> RawConfig:
     """As `read_yaml`, from text; `name` stands for the file in messages."""
     loader = _Loader(text)
     try:
@@ -99,7 +99,7 @@ def parse_yaml(text: str, name: str) -> Source:
     if not isinstance(data, dict) or not data:
         found = "nothing" if not data else f"a {type(data).__name__}"
         raise UserError(f"{name}: found {found}; allowed: a mapping of fields to values")
-    return Source(name, data, lines)
+    return RawConfig(name, data, lines)
 
 
 def _note_lines(node: yaml.Node | None, location: Location, lines: dict[Location, int]) -> None:
@@ -120,10 +120,10 @@ def _note_lines(node: yaml.Node | None, location: Location, lines: dict[Location
             _note_lines(value, (*location, key.value), lines)
 
 
-def override(source: Source, overrides: list[str]) -> Source:
+def override(raw: RawConfig, overrides: list[str]) -> RawConfig:
     """Apply `a.b=VALUE`; VALUE is a YAML scalar or list or, where it is neither, the text as it is."""
-    data: dict[str, Any] = json.loads(json.dumps(source.data))
-    changed = set(source.overridden)
+    data: dict[str, Any] = json.loads(json.dumps(raw.data))
+    changed = set(raw.overridden)
     for text in overrides:
         path, equals, value = text.partition("=")
         if not equals or not path:
@@ -139,29 +139,29 @@ def override(source: Source, overrides: list[str]) -> Source:
         except yaml.YAMLError:
             here[keys[-1]] = value
         changed.add(tuple(keys))
-    return source._replace(data=data, overridden=frozenset(changed))
+    return raw._replace(data=data, overridden=frozenset(changed))
 
 
-def validate(model: type[C], source: Source) -> C:
-    """The validated model, or one UserError that lists every problem of the source."""
-    if source.lines and (odd := list(_odd_numbers(source, source.data, ()))):  # written by people, not by a program
+def validate(model: type[C], raw: RawConfig) -> C:
+    """The validated model, or one UserError that lists its every problem."""
+    if raw.lines and (odd := list(_odd_numbers(raw, raw.data, ()))):  # written by people, not by a program
         raise UserError("\n".join(odd))
     try:
-        return model.model_validate(source.data)
+        return model.model_validate(raw.data)
     except ValidationError as error:
         errors: list[dict[str, Any]] = [dict(e) for e in error.errors(include_url=False)]
         inner = {e["loc"][:-1] for e in errors}
         # A list whose items are all wrong is not too short as well.
-        problems = [_describe(model, source, e) for e in errors if e["type"] != "too_short" or e["loc"] not in inner]
+        problems = [_describe(model, raw, e) for e in errors if e["type"] != "too_short" or e["loc"] not in inner]
         raise UserError("\n".join(dict.fromkeys(problems))) from None
 
 
-def _odd_numbers(source: Source, value: Any, location: Location) -> typing.Iterator[str]:
+def _odd_numbers(raw: RawConfig, value: Any, location: Location) -> typing.Iterator[str]:
     """Problems of numbers that would pass as others: `010` is 8, 10 or text, and past 64 bits most of what reads it."""
-    here = f"{_where(source, location)}: {_field(location)}: found {value!r}; allowed:"
+    here = f"{_where(raw, location)}: {_field(location)}: found {value!r}; allowed:"
     if isinstance(value, dict | list):
         for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
-            yield from _odd_numbers(source, inner, (*location, key))
+            yield from _odd_numbers(raw, inner, (*location, key))
     elif isinstance(value, str) and re.fullmatch(r"[-+]?0[0-9][0-9_]*", value):
         yield f"{here} a number without a leading zero"
     elif isinstance(value, int) and abs(value) >= 2**63:
@@ -172,7 +172,7 @@ def _field(location: Location) -> str:
     return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in location).lstrip(".")
 
 
-def _describe(model: type[BaseModel], source: Source, error: dict[str, Any]) -> str:
+def _describe(model: type[BaseModel], raw: RawConfig, error: dict[str, Any]) -> str:
     location: Location = tuple(error["loc"])
     field = _field(location)
     found, allowed = _shorten(error["input"]), error["msg"].removeprefix("Value error, ").removeprefix("Input ")
@@ -180,22 +180,22 @@ def _describe(model: type[BaseModel], source: Source, error: dict[str, Any]) -> 
         fields = list(_model_at(model, location[:-1]).model_fields)
         near = difflib.get_close_matches(str(location[-1]), fields, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
-        return f"{_where(source, location)}: unknown field {field!r}{hint}; allowed: {', '.join(fields)}"
+        return f"{_where(raw, location)}: unknown field {field!r}{hint}; allowed: {', '.join(fields)}"
     if error["type"] == "missing":
-        return f"{_where(source, location)}: {field}: missing; it must be given"
+        return f"{_where(raw, location)}: {field}: missing; it must be given"
     if error["type"] == "value_error" and not field:
-        return f"{_where(source, location)}: {allowed}"
+        return f"{_where(raw, location)}: {allowed}"
     if "; allowed:" in allowed:
-        return f"{_where(source, location)}: {field}: {allowed}"
-    return f"{_where(source, location)}: {field}: found {found}; allowed: {allowed}"
+        return f"{_where(raw, location)}: {field}: {allowed}"
+    return f"{_where(raw, location)}: {field}: found {found}; allowed: {allowed}"
 
 
-def _where(source: Source, location: Location) -> str:
-    if any(location[: len(changed)] == changed for changed in source.overridden):
-        return f"command line, over {source.name}"
-    while location and location not in source.lines:
+def _where(raw: RawConfig, location: Location) -> str:
+    if any(location[: len(changed)] == changed for changed in raw.overridden):
+        return f"command line, over {raw.name}"
+    while location and location not in raw.lines:
         location = location[:-1]
-    return f"{source.name}:{source.lines[location]}" if location in source.lines else source.name
+    return f"{raw.name}:{raw.lines[location]}" if location in raw.lines else raw.name
 
 
 def _model_at(model: type[BaseModel], location: Location) -> type[BaseModel]:

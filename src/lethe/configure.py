@@ -14,13 +14,12 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from lethe.config import Source, UserError, named, validate
+from lethe.config import RawConfig, UserError, named, validate
 from lethe.devices import readable, room
 from lethe.model.config import ModelConfig, load_model_config
-from lethe.model.cost import Memory, flops_per_token, largest_micro_batch, memory, parameters
+from lethe.model.cost import TOKENS_A_PARAMETER, Memory, flops_per_token, largest_micro_batch, memory, parameters
 from lethe.program import run_program
 
-TOKENS_PER_PARAMETER = 20
 SEQUENCES, MARKS = 64, 10
 
 
@@ -65,7 +64,7 @@ def main(argv: list[str]) -> int:
         _known("corpora", corpus)
     models = {name: _model(name) for name in dict.fromkeys(given.models)}
     largest = max(models, key=lambda name: parameters(models[name], vocab_size))
-    tokens = given.tokens or TOKENS_PER_PARAMETER * parameters(models[largest], vocab_size)
+    tokens = given.tokens or TOKENS_A_PARAMETER * parameters(models[largest], vocab_size)
     choice = Choice(largest, models[largest], vocab_size, tokens)
     step = choice.batch * max(model.context for model in models.values())
     if tokens < step:
@@ -94,7 +93,7 @@ def _arguments(argv: list[str]) -> argparse.Namespace:
     for kind in (grid, train):
         kind.add_argument("--tokenizer", required=True, metavar="SIZE", help="of its vocabulary: 32768 or bpe32768")
         kind.add_argument(
-            "--tokens", type=_positive, help=f"of a stage; default: {TOKENS_PER_PARAMETER} a parameter, largest model"
+            "--tokens", type=_positive, help=f"of a stage; default: {TOKENS_A_PARAMETER} a parameter, largest model"
         )
         kind.add_argument(
             "--gpu", type=_positive, metavar="GIB", help="train on GPUs of this much memory; default: on CPUs like here"
@@ -121,7 +120,7 @@ def _vocab_size(tokenizer: str) -> int:
     if not found:
         raise UserError(f"--tokenizer: found {tokenizer!r}; allowed: the size of a vocabulary, as 32768 or bpe32768")
     size = int(found[1])
-    return validate(TokenizerConfig, Source("--tokenizer", {"vocab_size": size}, {})).vocab_size
+    return validate(TokenizerConfig, RawConfig("--tokenizer", {"vocab_size": size}, {})).vocab_size
 
 
 def _known(kind: str, name: str) -> None:
@@ -198,7 +197,7 @@ def _baselines(corpora: list[str]) -> str:
 
 
 def _stage(choice: Choice, tokens_given: bool, several: str) -> str:
-    why = "as given" if tokens_given else f"{TOKENS_PER_PARAMETER} a parameter (Hoffmann et al. 2022)"
+    why = "as given" if tokens_given else f"{TOKENS_A_PARAMETER} a parameter (Hoffmann et al. 2022)"
     every = max(1, choice.steps // 20)
     return f"""\
   # Tokens of a corpus: {why}{several}.

@@ -18,9 +18,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lethe.checkpoint import Checkpoint, add_arguments, open_checkpoint
 from lethe.config import UserError
 from lethe.files import write_json
+from lethe.finished import FinishedStage, add_arguments, open_stage
 from lethe.interventions import find
 from lethe.model.config import ModelConfig
 from lethe.program import run_program
@@ -41,18 +41,18 @@ BLOCK_NAMES = {
 
 
 def main(argv: list[str]) -> int:
-    """Write a checkpoint's folder for transformers."""
+    """Write a stage's folder for transformers."""
     given = _parser().parse_args(argv)
     out = given.out.absolute()
     if os.path.lexists(out) and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"--out: found {given.out}; allowed: a folder that does not exist, or is empty")
-    checkpoint = open_checkpoint(given.checkpoint, given.config)
-    check_llama(checkpoint)
+    finished = open_stage(given.checkpoint, given.config)
+    check_llama(finished)
     with whole_folder(out) as folder:
-        write(checkpoint, folder)
+        write(finished, folder)
     print(
-        f"{given.out}: stage {checkpoint.folder.name} for transformers' AutoModelForCausalLM and AutoTokenizer; "
-        f"it generates as lethe.validate does up to its context, {checkpoint.stage.model.context} tokens"
+        f"{given.out}: stage {finished.folder.name} for transformers' AutoModelForCausalLM and AutoTokenizer; "
+        f"it generates as lethe.validate does up to its context, {finished.stage.model.context} tokens"
     )
     return 0
 
@@ -66,12 +66,12 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def check_llama(checkpoint: Checkpoint) -> None:
+def check_llama(finished: FinishedStage) -> None:
     """Raise UserError for a model that an intervention, of this stage or an earlier one, gave another shape."""
-    for stage in checkpoint.stage.sequence:
+    for stage in finished.stage.sequence:
         if find(stage.intervention.kind).reshapes:
             raise UserError(
-                f"{checkpoint.folder}: intervention: found {stage.intervention.kind!r}, which changes the model's "
+                f"{finished.folder}: intervention: found {stage.intervention.kind!r}, which changes the model's "
                 "architecture; allowed: a model that is a Llama"
             )
 
@@ -90,16 +90,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write(checkpoint: Checkpoint, folder: Path) -> None:
+def write(finished: FinishedStage, folder: Path) -> None:
     """Fill the folder with the model, the tokenizer and their configurations."""
     from safetensors.torch import save
 
-    model, rows, ids = checkpoint.stage.model, checkpoint.record["vocab_size"], checkpoint.tokenizer.get_vocab_size()
-    weights = save(llama_tensors(checkpoint.model.state_dict()), metadata={"format": "pt"})
+    model, rows, ids = finished.stage.model, finished.record["vocab_size"], finished.tokenizer.get_vocab_size()
+    weights = save(llama_tensors(finished.model.state_dict()), metadata={"format": "pt"})
     (folder / "model.safetensors").write_bytes(weights)  # unlike `save_file`, readable for whom the others are
     write_json(folder / "config.json", llama_config(model, rows))
     write_json(folder / "generation_config.json", generation_config(list(range(ids, rows))))
-    write_json(folder / "tokenizer.json", begins_with_eos(json.loads(checkpoint.data.tokenizer_path.read_bytes())))
+    write_json(folder / "tokenizer.json", begins_with_eos(json.loads(finished.data.tokenizer_path.read_bytes())))
     write_json(folder / "tokenizer_config.json", tokenizer_config(model.context))
 
 

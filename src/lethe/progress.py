@@ -1,7 +1,8 @@
-"""What happens now and how long it takes, as plain lines on the terminal."""
+"""What happens now and how long it takes, as plain lines on the terminal; and tables there."""
 
 import sys
 import time
+from collections.abc import Callable, Sequence
 
 SECONDS_BETWEEN_LINES = 5.0
 
@@ -19,8 +20,8 @@ class RowProgress:
         self.live = sys.stderr.isatty()
         self.started = self.printed = time.monotonic()
 
-    def done(self, rows: int, size: int = 0, kept: int | None = None) -> None:
-        """So many rows more; of `size` decoded bytes, and so many of them kept, where that is known."""
+    def done(self, rows: int, size: int, kept: int | None) -> None:
+        """So many rows more; of `size` decoded bytes (0: unknown), and so many of them kept, where that is known."""
         self.rows, self.bytes = self.rows + rows, self.bytes + size
         if kept is not None:
             self.kept = (self.kept or 0) + kept
@@ -51,6 +52,12 @@ def clock(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def aligned(rows: Sequence[Sequence[str]], pad: Callable[[str, int], str] = str.ljust) -> list[str]:
+    """A line for each row, in which columns stand one below the other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return ["  ".join(pad(word, width) for word, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def say(text: str) -> None:

@@ -85,7 +85,7 @@ def train(config: TrainConfig) -> None:
     device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}" if config.device == "cuda" else "cpu"
     if config.stage.batch % world:
         raise UserError(f"stage.batch: found {config.stage.batch}; allowed: a multiple of the {world} ranks")
-    data = TokenData(tokens_folder(config) if config.tokens else _make_tokens(config))
+    data = TokenData(named_tokens(config) if config.tokens else _make_tokens(config))
     check_shards(data.root)
     store = StageStore(config.storage / "runs" / "stages")
     stage = _stage(config, store)
@@ -131,7 +131,7 @@ def _make_tokens(config: TrainConfig) -> Path:
     return make_tokens(corpora, config.tokenizer or TokenizerConfig(), storage)
 
 
-def tokens_folder(config: TrainConfig) -> Path:
+def named_tokens(config: TrainConfig) -> Path:
     """The folder of token shards that `tokens` names."""
     assert config.tokens is not None
     root = config.storage / "data" / "tokens"

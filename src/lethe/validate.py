@@ -11,8 +11,8 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
-from lethe.checkpoint import Checkpoint, add_arguments, open_checkpoint
 from lethe.config import UserError
+from lethe.finished import FinishedStage, add_arguments, open_stage
 from lethe.program import run_program
 from lethe.tokens.tokenizer import EOS_ID
 
@@ -47,15 +47,15 @@ def main(argv: list[str]) -> int:
     """Show a stage, go on with a prompt, or chat."""
     given = _parser().parse_args(argv)
     sampling = Sampling(given.tokens, given.temperature, given.top_k, given.top_p, given.seed)
-    checkpoint = open_checkpoint(given.checkpoint, given.config)
+    finished = open_stage(given.checkpoint, given.config)
     if given.chat:
-        chat(checkpoint, sampling)
+        chat(finished, sampling)
     elif given.prompt is not None:
         prompt = given.prompt.encode(errors="replace").decode()  # an argument may hold bytes that are no text
         print(prompt, end="")
-        write(checkpoint, prompt, sampling)
+        write(finished, prompt, sampling)
     else:
-        show(checkpoint, sampling)
+        show(finished, sampling)
     return 0
 
 
@@ -101,44 +101,44 @@ def _number(name: str, kind: type[int] | type[float], low: float, high: float) -
     return read
 
 
-def show(checkpoint: Checkpoint, sampling: Sampling) -> None:
+def show(finished: FinishedStage, sampling: Sampling) -> None:
     """Print what the stage is, its losses, its most and least likely documents, and samples."""
     from lethe.evaluation.losses import held_out_rows
 
-    context, data = checkpoint.stage.model.context, checkpoint.data
-    rows = {name: held_out_rows(data.split(name, "val"), context, checkpoint.sequences) for name in data.corpora}
-    describe(checkpoint)
-    show_losses(checkpoint, rows)
+    context, data = finished.stage.model.context, finished.data
+    rows = {name: held_out_rows(data.split(name, "val"), context, finished.sequences) for name in data.corpora}
+    describe(finished)
+    show_losses(finished, rows)
     for corpus in data.corpora:
-        show_documents(checkpoint, corpus)
-    show_samples(checkpoint, rows, sampling)
+        show_documents(finished, corpus)
+    show_samples(finished, rows, sampling)
 
 
-def describe(checkpoint: Checkpoint) -> None:
+def describe(finished: FinishedStage) -> None:
     """Print what the stage is: its model, and the sequence of stages that ends in it."""
-    model, made = checkpoint.stage.model, checkpoint.record["made_with"]
-    count = sum(parameter.numel() for parameter in checkpoint.model.parameters())
-    print(f"stage {checkpoint.folder.name}")
+    model, made = finished.stage.model, finished.record["made_with"]
+    count = sum(parameter.numel() for parameter in finished.model.parameters())
+    print(f"stage {finished.folder.name}")
     print(
         f"model: {count:,} parameters; {model.layers} layers, {model.heads} heads, d_model {model.d_model}, "
-        f"d_ff {model.d_ff}, context {model.context}, vocabulary {checkpoint.record['vocab_size']:,}"
+        f"d_ff {model.d_ff}, context {model.context}, vocabulary {finished.record['vocab_size']:,}"
     )
-    for number, stage in enumerate(checkpoint.stage.sequence, start=1):
+    for number, stage in enumerate(finished.stage.sequence, start=1):
         mixture = " + ".join(f"{share:.0%} {corpus}" for corpus, share in stage.mixture.items())
         kind, parameters = stage.intervention.kind, stage.intervention.parameters
         intervention = " ".join([kind, *(f"{name}={value}" for name, value in parameters.items())])
         tokens = stage.trained_tokens
         print(f"{number}. {mixture}: {tokens:,} tokens in {stage.steps:,} steps, {intervention}, seed {stage.seed}")
-    seconds = checkpoint.record["seconds"]["total"]
+    seconds = finished.record["seconds"]["total"]
     print(f"trained with torch {made['torch']} on {made['processor']} in {seconds:.0f} s")
 
 
-def show_losses(checkpoint: Checkpoint, rows: "dict[str, ndarray]") -> None:
+def show_losses(finished: FinishedStage, rows: "dict[str, ndarray]") -> None:
     """Print loss, perplexity and bits per byte of every corpus on its held-out `rows` (int64 [n, context + 1])."""
     from lethe.evaluation.losses import evaluate
     from lethe.worker import Worker
 
-    values = evaluate(checkpoint.model, rows, checkpoint.data.byte_lengths, Worker(device=checkpoint.device))
+    values = evaluate(finished.model, rows, finished.data.byte_lengths, Worker(device=finished.device))
     width = max(len("corpus"), *map(len, rows))
     print(f"\n{'corpus':{width}}  sequences    loss  perplexity  bits per byte")
     for name in rows:
@@ -146,13 +146,13 @@ def show_losses(checkpoint: Checkpoint, rows: "dict[str, ndarray]") -> None:
         print(f"{name:{width}}  {len(rows[name]):9,}  {loss:6.4f}  {math.exp(loss):10,.2f}  {bits:13.4f}")
 
 
-def show_documents(checkpoint: Checkpoint, corpus: str) -> None:
+def show_documents(finished: FinishedStage, corpus: str) -> None:
     """Print the held-out documents of a corpus that the model finds least and most likely."""
     from lethe.evaluation.documents import FEWEST_TOKENS, document_beginnings, score_documents
 
-    context, data = checkpoint.stage.model.context, checkpoint.data
+    context, data = finished.stage.model.context, finished.data
     beginnings = document_beginnings(data.split(corpus, "val"), context, DOCUMENTS)
-    documents = score_documents(checkpoint.model, beginnings, data.byte_lengths, checkpoint.device)
+    documents = score_documents(finished.model, beginnings, data.byte_lengths, finished.device)
     print(
         f"\n{corpus}: the least and the most likely of {len(documents):,} held-out documents "
         f"(of at least {FEWEST_TOKENS} tokens; the first {context} count)"
@@ -161,7 +161,7 @@ def show_documents(checkpoint: Checkpoint, corpus: str) -> None:
     shown = min(EXTREMES, -(-len(documents) // 2))
     for name, extremes in (("least", documents[::-1][:shown]), ("most", documents[:shown])):
         for document in extremes:
-            text = one_line(checkpoint.tokenizer.decode(document.ids.tolist()))
+            text = one_line(finished.tokenizer.decode(document.ids.tolist()))
             print(f"{name:5}  {document.loss:7.4f}  {document.bits_per_byte:13.4f}  {text}")
 
 
@@ -175,16 +175,16 @@ def harmless(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t\xa0" else "\ufffd" for c in text)
 
 
-def show_samples(checkpoint: Checkpoint, rows: "dict[str, ndarray]", sampling: Sampling) -> None:
+def show_samples(finished: FinishedStage, rows: "dict[str, ndarray]", sampling: Sampling) -> None:
     """Print how the model goes on with the beginning of each corpus's held-out text."""
     print(f"\nsamples ({sampling})")
     for corpus, text in rows.items():
-        beginning = checkpoint.tokenizer.decode(text[0, : min(PROMPT_TOKENS, text.shape[1] // 2)].tolist())
+        beginning = finished.tokenizer.decode(text[0, : min(PROMPT_TOKENS, text.shape[1] // 2)].tolist())
         print(f"{corpus}: [{harmless(beginning)}]", end="")
-        write(checkpoint, beginning, sampling)
+        write(finished, beginning, sampling)
 
 
-def chat(checkpoint: Checkpoint, sampling: Sampling) -> None:
+def chat(finished: FinishedStage, sampling: Sampling) -> None:
     """Go on with each line of the standard input, until its end or /quit."""
     asks = sys.stdin.isatty()
     for number in range(sys.maxsize):
@@ -192,25 +192,25 @@ def chat(checkpoint: Checkpoint, sampling: Sampling) -> None:
         line = sys.stdin.buffer.readline().decode(errors="replace")
         if not line or line.strip() == "/quit":
             return
-        write(checkpoint, line.strip(), sampling._replace(seed=sampling.seed + number))
+        write(finished, line.strip(), sampling._replace(seed=sampling.seed + number))
 
 
-def write(checkpoint: Checkpoint, prompt: str, sampling: Sampling) -> None:
+def write(finished: FinishedStage, prompt: str, sampling: Sampling) -> None:
     """Print, as it comes, how the model goes on with the prompt, as the beginning of a document."""
     import torch
 
     from lethe.model.generate import generate
 
-    ids = torch.tensor([[EOS_ID, *checkpoint.tokenizer.encode(prompt).ids]], device=checkpoint.device)
+    ids = torch.tensor([[EOS_ID, *finished.tokenizer.encode(prompt).ids]], device=finished.device)
     continuation = generate(
-        checkpoint.model,
+        finished.model,
         ids,
-        context=checkpoint.stage.model.context,
-        vocab=checkpoint.tokenizer.get_vocab_size(),
+        context=finished.stage.model.context,
+        vocab=finished.tokenizer.get_vocab_size(),
         stop=EOS_ID,
         **sampling._asdict(),
     )
-    for piece in as_text(checkpoint.tokenizer, continuation):
+    for piece in as_text(finished.tokenizer, continuation):
         print(harmless(piece), end="", flush=True)
     print()
 

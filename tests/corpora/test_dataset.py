@@ -17,7 +17,7 @@ from datasets import Dataset, DatasetDict
 from misbehaving import REVISION, serve
 
 from grid.spec import load_grid
-from lethe.config import Source, UserError, read_yaml, validate
+from lethe.config import RawConfig, UserError, read_yaml, validate
 from lethe.corpora import dataset
 from lethe.corpora.dataset import DatasetCorpus, open_dataset
 from lethe.corpora.domains import CorpusConfig
@@ -39,7 +39,7 @@ STORIES = [story(i) for i in range(2300)]
 
 def corpus(path: str, **fields: Any) -> DatasetCorpus:
     asked = {"path": path} | fields.pop("dataset", {})
-    return validate(DatasetCorpus, Source("x", {"description": "stories", "dataset": asked} | fields, {}))
+    return validate(DatasetCorpus, RawConfig("x", {"description": "stories", "dataset": asked} | fields, {}))
 
 
 def make(storage: Path, path: str, **fields: Any) -> Path:
@@ -164,7 +164,7 @@ def test_a_data_set_of_several_parts_killed_on_the_way(
     extraction = open_extraction("nowhere", {"stories": corpus("s")}, tmp_path)
     documents = extraction.documents["stories"]
     assert documents.units == ["00000", "00001", "00002"]
-    documents.read("00001")
+    documents.write("00001")
     half = documents.folder / "00002" / ".part-00000.parquet.99"
     half.parent.mkdir()
     half.write_bytes(b"PAR1 half a file")
@@ -320,11 +320,11 @@ def test_the_shipped_corpus_is_one() -> None:
 HUB = """
 import sys
 from pathlib import Path
-from lethe.config import Source, validate
+from lethe.config import RawConfig, validate
 from lethe.corpora.dataset import DatasetCorpus
 from lethe.corpora.make import make_corpora
 asked = {"path": "org/name", "revision": sys.argv[2] or None}
-corpus = validate(DatasetCorpus, Source("x", {"description": "d", "dataset": asked}, {}))
+corpus = validate(DatasetCorpus, RawConfig("x", {"description": "d", "dataset": asked}, {}))
 print(make_corpora("nowhere", {"stories": corpus}, Path(sys.argv[1]))["stories"])
 """
 

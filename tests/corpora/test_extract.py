@@ -39,7 +39,7 @@ def begin(storage: Path, corpora: dict[str, CorpusConfig]) -> Extraction:
 
 def run(extraction: Extraction) -> dict[str, dict[str, Any]]:
     for unit in extraction.missing_units():
-        scan_unit(unit, extraction.corpora, extraction.scratch)
+        scan_unit(unit, extraction.corpora, extraction.scan_folder)
     merge(extraction)
     return {name: json.loads((folder / "manifest.json").read_text()) for name, folder in extraction.folders.items()}
 
@@ -122,9 +122,9 @@ def test_neither_order_nor_interruption_changes_a_byte(storage: Path, toy: Any) 
     units = rough.source.units
     random.Random(1).shuffle(units)
     for unit in units[:2]:
-        scan_unit(unit, rough.corpora, rough.scratch)
-    (rough.scratch / units[0].id / "manifest.json").write_text('{"files": {"part-0')  # killed while writing
-    half = rough.scratch / units[2].id / ".part-00000.parquet.99"
+        scan_unit(unit, rough.corpora, rough.scan_folder)
+    (rough.scan_folder / units[0].id / "manifest.json").write_text('{"files": {"part-0')  # killed while writing
+    half = rough.scan_folder / units[2].id / ".part-00000.parquet.99"
     half.parent.mkdir()
     half.write_bytes(b"PAR1 half a file")
     half_corpus = rough.folders["soup"] / "train" / "part-00000.parquet"
@@ -139,10 +139,10 @@ def test_neither_order_nor_interruption_changes_a_byte(storage: Path, toy: Any) 
 def test_a_finished_unit_is_not_scanned_again(storage: Path, toy: Any) -> None:
     extraction = begin(storage, toy.corpora)
     for unit in extraction.source.units:
-        scan_unit(unit, toy.corpora, extraction.scratch)
+        scan_unit(unit, toy.corpora, extraction.scan_folder)
     shutil.rmtree(storage / "pages")
     for unit in extraction.source.units:
-        scan_unit(unit, toy.corpora, extraction.scratch)
+        scan_unit(unit, toy.corpora, extraction.scan_folder)
     merge(extraction)
     assert extraction.is_finished
 

@@ -55,7 +55,7 @@ def test_damaged_row_groups_are_refused_or_skipped_counted_and_named(storage: Pa
     def scan(policy: OnBadFile) -> Extraction:
         extraction = Extraction(open_source("pages", storage, policy), toy.corpora, storage)
         for unit in extraction.missing_units():
-            scan_unit(unit, toy.corpora, extraction.scratch, policy)
+            scan_unit(unit, toy.corpora, extraction.scan_folder, policy)
         return extraction
 
     with pytest.raises(BadFileError, match=r"b\.parquet: row groups 0 to 2 cannot be decoded"):
@@ -65,10 +65,12 @@ def test_damaged_row_groups_are_refused_or_skipped_counted_and_named(storage: Pa
     assert name == "b.parquet, row groups 0 to 2"
     assert "cannot be decoded" in problem
     assert not extraction.missing_units()
-    manifests = [read_manifest(extraction.scratch / unit.id) for unit in extraction.source.units]
+    manifests = [read_manifest(extraction.scan_folder / unit.id) for unit in extraction.source.units]
     assert [m and m["rejects"]["soup"].get("unreadable", 0) for m in manifests] == [0, 30]
     assert [bool(m and m["files"]) for m in manifests] == [True, False]
-    assert [path.name for path in (extraction.scratch / extraction.source.units[1].id).iterdir()] == ["manifest.json"]
+    assert [path.name for path in (extraction.scan_folder / extraction.source.units[1].id).iterdir()] == [
+        "manifest.json"
+    ]
     refusing = Extraction(open_source("pages", storage), toy.corpora, storage)
     assert refusing.fingerprint != extraction.fingerprint
 
@@ -133,7 +135,7 @@ from lethe.config import UserError
 corpora = {"soup": CorpusConfig(description="d", words=("onion", "soup"), min_score=50)}
 try:
     extraction = Extraction(open_source("pages", Path(sys.argv[1])), corpora, Path(sys.argv[1]))
-    units = [scan_unit(unit, corpora, extraction.scratch) for unit in extraction.source.units]
+    units = [scan_unit(unit, corpora, extraction.scan_folder) for unit in extraction.source.units]
     result = [sum(unit["rows"] for unit in units), units[0]["rejects"]["soup"]]
 except UserError as error:
     result = str(error)
@@ -240,7 +242,7 @@ def begun(storage: Path, toy: Any) -> Extraction:
 
 def test_a_source_that_changed_since_its_units_were_begun_is_refused(storage: Path, toy: Any) -> None:
     first = begun(storage, toy)
-    scan_unit(first.source.units[0], toy.corpora, first.scratch)
+    scan_unit(first.source.units[0], toy.corpora, first.scan_folder)
     begun(storage, toy)  # the same again
     whole = (storage / "pages" / "b.parquet").read_bytes()
     toy.write(storage / "pages" / "b.parquet", toy.pages(toy.car, range(31)))
@@ -260,5 +262,5 @@ def test_a_source_that_changed_since_its_units_were_begun_is_refused(storage: Pa
     other = {**toy.corpora, "car": toy.corpora["car"].model_copy(update={"min_score": 51.0})}
     (storage / "pages" / "b.parquet").unlink()
     Extraction(open_source("pages", storage), other, storage).begin()  # nothing was made with these
-    shutil.rmtree(first.scratch)
+    shutil.rmtree(first.scan_folder)
     begun(storage, toy)

@@ -23,7 +23,7 @@ def extract(storage: Path, rows: Rows, corpora: dict[str, CorpusConfig], toy: An
         toy.write(storage / "pages" / f"{i}.parquet", rows[i::files])
     extraction = Extraction(open_source("pages", storage), corpora, storage)
     for unit in extraction.missing_units():
-        scan_unit(unit, corpora, extraction.scratch)
+        scan_unit(unit, corpora, extraction.scan_folder)
     merge(extraction)
     return extraction
 

@@ -192,7 +192,7 @@ def test_a_local_file_that_is_written_to_while_it_is_read(server: Server, tmp_pa
 def test_what_was_made_before_the_source_broke_is_kept(server: Server, tmp_path: Path, toy: Any) -> None:
     expected = Extraction(open_source("pages", tmp_path), toy.corpora, tmp_path)
     for unit in expected.source.units:
-        scan_unit(unit, toy.corpora, expected.scratch)
+        scan_unit(unit, toy.corpora, expected.scan_folder)
     merge(expected)
     before = hashes(expected)
     shutil.rmtree(tmp_path / "data")
@@ -203,13 +203,13 @@ def test_what_was_made_before_the_source_broke_is_kept(server: Server, tmp_path:
     extraction = begin()
     server.fault = lambda number, path: "503" if path.endswith("1.parquet") else ""
     first, second = extraction.source.units
-    scan_unit(first, toy.corpora, extraction.scratch)
+    scan_unit(first, toy.corpora, extraction.scan_folder)
     with pytest.raises(BrokenSourceError, match=r"1\.parquet"):
-        scan_unit(second, toy.corpora, extraction.scratch, "skip")
+        scan_unit(second, toy.corpora, extraction.scan_folder, "skip")
     server.fault = lambda number, path: ""
     again = begin()
     assert again.missing_units() == [second]
-    scan_unit(second, toy.corpora, again.scratch)
+    scan_unit(second, toy.corpora, again.scan_folder)
     merge(again)
     assert hashes(again) == before
 

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from misbehaving import serve
 
-from lethe.config import Source, UserError, validate
+from lethe.config import RawConfig, UserError, validate
 from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.extract import Extraction, open_extraction, scan_unit
 from lethe.corpora.make import make_corpora, summary
@@ -143,15 +143,15 @@ def test_units_are_named_by_what_a_scan_does(storage: Path, corpora: dict[str, C
         return open_extraction("pages", {"car": corpora["car"], "soup": change(corpora["soup"], **fields)}, storage)
 
     same = [{"min_score": 50}, {"min_distinct_words": 3}, {"tokens": 9}, {"val_share": 0.5}, {"max_host_share": 0.1}]
-    assert {of(**fields).scratch for fields in [{}, *same, {"max_overlap": 0.1}, {"description": "d"}]} == {
-        of().scratch
+    assert {of(**fields).scan_folder for fields in [{}, *same, {"max_overlap": 0.1}, {"description": "d"}]} == {
+        of().scan_folder
     }
     assert len({of(**fields).fingerprint for fields in [{}, *same]}) == len(same) + 1
     other = [{"scan_score": 49}, {"scan_score": None}, {"words": ("leek",)}, {"url_bonus": 1}, {"min_characters": 9}]
-    assert len({of(**fields).scratch for fields in [{}, *other]}) == len(other) + 1
+    assert len({of(**fields).scan_folder for fields in [{}, *other]}) == len(other) + 1
     # Without a reserve the thresholds are what the scan keeps by.
-    assert of(scan_score=None, min_score=60).scratch != of(scan_score=None, min_score=61).scratch
-    assert of(scan_score=None, tokens=5).scratch == of(scan_score=None).scratch
+    assert of(scan_score=None, min_score=60).scan_folder != of(scan_score=None, min_score=61).scan_folder
+    assert of(scan_score=None, tokens=5).scan_folder == of(scan_score=None).scan_folder
 
 
 def test_a_unit_that_was_deleted_is_scanned_again_and_only_that(
@@ -160,12 +160,14 @@ def test_a_unit_that_was_deleted_is_scanned_again_and_only_that(
     make_corpora("pages", corpora, storage)
     moved = {name: MOVES["higher"](corpus) for name, corpus in corpora.items()}
     extraction = open_extraction("pages", moved, storage)
-    times = {unit.id: (extraction.scratch / unit.id / "manifest.json").stat().st_mtime_ns for unit in extraction.units}
-    shutil.rmtree(extraction.scratch / extraction.units[1].id)
+    times = {
+        unit.id: (extraction.scan_folder / unit.id / "manifest.json").stat().st_mtime_ns for unit in extraction.units
+    }
+    shutil.rmtree(extraction.scan_folder / extraction.units[1].id)
     assert extraction.missing_units() == [extraction.units[1]]
     make_corpora("pages", moved, storage)
     for unit in extraction.units:
-        written = (extraction.scratch / unit.id / "manifest.json").stat().st_mtime_ns
+        written = (extraction.scan_folder / unit.id / "manifest.json").stat().st_mtime_ns
         assert (written == times[unit.id]) == (unit != extraction.units[1])
 
 
@@ -174,7 +176,7 @@ def test_a_changed_source_is_refused_while_its_scan_has_not_ended(
 ) -> None:
     begun = open_extraction("pages", corpora, storage)
     begun.begin()
-    scan_unit(begun.units[0], begun.domains, begun.scratch)
+    scan_unit(begun.units[0], begun.domains, begun.scan_folder)
     path = storage / "pages" / "1.parquet"
     whole = path.read_bytes()
     toy.write(path, toy.pages(toy.soup, range(50)))
@@ -189,7 +191,7 @@ def test_a_changed_source_is_refused_while_its_scan_has_not_ended(
 def test_a_scan_score_above_the_score_is_refused(toy: Any) -> None:
     data = toy.corpora["soup"].model_dump() | {"scan_score": 51}
     with pytest.raises(UserError, match=r"^x: scan_score: found 51\.0; allowed: null, or up to min_score, 50\.0$"):
-        validate(CorpusConfig, Source("x", data, {}))
+        validate(CorpusConfig, RawConfig("x", data, {}))
 
 
 def test_ids_of_several_candidates_are_counted_named_and_no_hindrance(storage: Path, toy: Any) -> None:
@@ -210,12 +212,12 @@ def test_ids_of_several_candidates_are_counted_named_and_no_hindrance(storage: P
 def test_the_summary_tells_what_the_units_hold(storage: Path, corpora: dict[str, CorpusConfig]) -> None:
     folders = make_corpora("pages", corpora, storage)
     extraction = open_extraction("pages", corpora, storage)
-    tables = [pq.read_table(path) for path in extraction.scratch.rglob("*.parquet")]
-    size = sum(path.stat().st_size for path in extraction.scratch.rglob("*.parquet"))
+    tables = [pq.read_table(path) for path in extraction.scan_folder.rglob("*.parquet")]
+    size = sum(path.stat().st_size for path in extraction.scan_folder.rglob("*.parquet"))
     rows = sum(table.num_rows for table in tables)
     units = manifests(folders)["soup"]["units"]
-    assert units == {"folder": extraction.scratch.name, "candidates": rows, "bytes": size}
+    assert units == {"folder": extraction.scan_folder.name, "candidates": rows, "bytes": size}
     assert f"{rows:,} candidates in {size / 1e6:,.1f} MB" in summary(folders)
-    shutil.rmtree(extraction.scratch)
+    shutil.rmtree(extraction.scan_folder)
     assert "candidates in" not in summary(folders)
     assert make_corpora("pages", corpora, storage) == folders

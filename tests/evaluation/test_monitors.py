@@ -16,7 +16,8 @@ from torch import nn
 
 from lethe.config import UserError
 from lethe.evaluation import monitors
-from lethe.evaluation.monitors import Monitors, cka, gauge_rows, hsic, main_corpus, of_stage
+from lethe.evaluation.monitors import Monitors, cka, hsic, main_corpus, of_stage
+from lethe.interventions.derived import GAUGE_BIT, gauge_rows, self_samples
 from lethe.interventions.interface import Switch
 from lethe.model.build import build_model, initialise
 from lethe.model.config import ModelConfig
@@ -25,7 +26,6 @@ from lethe.model.routed import Routed
 from lethe.model.shifted import Shifted
 from lethe.model.transformer import TorchTransformer, rotary_tables
 from lethe.tokens.shards import TokenData
-from lethe.training.derived import self_samples
 from lethe.training.job import Job, fingerprints
 from lethe.training.loop import NextTokenLoss, run_stage
 from lethe.training.stage import Evaluation, Recipe, Stage
@@ -273,7 +273,7 @@ def test_the_gauge_reads_texts_that_no_method_trains_on(switch, toy_tokens):
 
 @pytest.mark.parametrize("seed", [0, 7, 2**31, 2**31 + 7, 2**32 + 3, 2**40])
 def test_whatever_the_seed_the_gauge_draws_another_stream(seed):
-    gauge, method = (torch.Generator().manual_seed(s) for s in (seed ^ monitors.GAUGE_BIT, seed))
+    gauge, method = (torch.Generator().manual_seed(s) for s in (seed ^ GAUGE_BIT, seed))
     assert not torch.equal(torch.rand(8, generator=gauge), torch.rand(8, generator=method))
 
 

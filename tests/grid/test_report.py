@@ -99,13 +99,14 @@ def test_what_the_stages_recorded_stands_in_the_methods(tmp_path):
         meta.parent.mkdir(parents=True)
         splits = {"train": {"tokens": 1_234_567, "documents": 890}, "val": {"tokens": 45_678, "documents": 12}}
         meta.write_text(json.dumps({"splits": splits}))
+    made = {"lethe": "1a2b3c-dirty", "processor": "abacus", "torch": "2.99"}
     for r in grid_rows():
         stage = tmp_path / "runs" / "stages" / r["stage_key"] / "stage.json"
         stage.parent.mkdir(parents=True)
-        stage.write_text(json.dumps({"made_with": {"processor": "abacus", "torch": "2.99"}, "tokens_folder": "bpe-1"}))
+        stage.write_text(json.dumps({"made_with": made, "tokens_folder": "bpe-1"}))
     text = Text(write_report(folder).read_text()).text
     assert "food (1,234,567 training tokens in 890 documents, 45,678 in 12 held out)" in text
-    assert "processor abacus; torch 2.99" in text
+    assert "lethe 1a2b3c-dirty; processor abacus; torch 2.99" in text
 
 
 def test_stages_of_several_seeds_are_one_branch_with_their_costs(page):

@@ -5,10 +5,7 @@ import pytest
 import torch
 from torch import nn
 
-from lethe.interventions.gpm import projection
-from lethe.model.build import build_model, initialise
-from lethe.model.config import ModelConfig
-from lethe.training.derived import (
+from lethe.interventions.derived import (
     Pool,
     buffer,
     diagonal_fisher,
@@ -18,6 +15,9 @@ from lethe.training.derived import (
     seen_rows,
     self_samples,
 )
+from lethe.interventions.gpm import projection
+from lethe.model.build import build_model, initialise
+from lethe.model.config import ModelConfig
 from lethe.worker import Worker
 
 SMALL = ModelConfig(layers=1, heads=1, d_model=8, d_ff=8, context=4)

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from lethe.config import UserError
-from lethe.evaluation.monitors import gauge_rows
+from lethe.interventions.derived import gauge_rows
 from lethe.interventions.watch import ROWS
 from lethe.model.fractured import Fractured
 from lethe.training.loop import Training, run_stage

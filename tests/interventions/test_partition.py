@@ -9,7 +9,7 @@ import torch
 
 from lethe.config import UserError
 from lethe.interventions import InterventionConfig
-from lethe.training.derived import fisher
+from lethe.interventions.derived import fisher
 from lethe.training.loop import Training, run_stage
 from lethe.worker import Worker
 

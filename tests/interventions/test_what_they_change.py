@@ -6,9 +6,9 @@ import torch
 
 from lethe.config import UserError
 from lethe.interventions import InterventionConfig
+from lethe.interventions.derived import fisher, input_moments
 from lethe.interventions.distill import kl
 from lethe.interventions.gpm import projection
-from lethe.training.derived import fisher, input_moments
 from lethe.training.loop import run_stage
 from lethe.worker import Worker
 

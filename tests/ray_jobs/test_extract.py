@@ -38,7 +38,7 @@ def extract_without_ray(storage: Path) -> Extraction:
     corpora = {name: load_corpus_config(name) for name in ("food", "automotive")}
     extraction = Extraction(open_source("sample", storage), corpora, storage)
     for unit in extraction.missing_units():
-        scan_unit(unit, corpora, extraction.scratch)
+        scan_unit(unit, corpora, extraction.scan_folder)
     merge(extraction)
     return extraction
 
@@ -66,7 +66,7 @@ def test_finished_corpora_are_only_named(storage: Path) -> None:
 def test_with_ray_the_files_are_the_same_and_progress_is_told_apart(storage: Path) -> None:
     extraction = extract_without_ray(storage)
     expected = hashes(extraction)
-    for folder in [*extraction.folders.values(), extraction.scratch]:
+    for folder in [*extraction.folders.values(), extraction.scan_folder]:
         shutil.rmtree(folder)
     done = extract(storage)
     assert done.returncode == 0, done.stderr

@@ -13,14 +13,13 @@ import pytest
 from alone import run_alone
 from misbehaving import serve
 
-import ray_jobs.index as index_program
 from lethe.config import UserError
 from lethe.corpora import remote
 from lethe.corpora.index import Index, index_unit
+from lethe.corpora.make import make_index
 from lethe.corpora.schema import FINEWEB
 from lethe.corpora.source import open_source
 from lethe.files import sha256
-from lethe.units import in_turn
 
 GRID = """
 source: pages/*.parquet
@@ -127,15 +126,14 @@ def test_a_source_that_breaks_is_told_as_soon_as_it_is_known(
     storage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(remote, "FIRST_WAIT", 0.001)
-    monkeypatch.setattr(index_program, "each_unit", in_turn)
     with serve(storage / "pages") as server:
         server.fault = lambda number, path: "503" if number >= 4 and not path.endswith("0.parquet") else ""
         with pytest.raises(UserError, match=r"/1\.parquet: still broken after 8 tries"):
-            index_program.build(f"{server.url}/files/", tmp_path)
+            make_index(f"{server.url}/files/", tmp_path)
         assert {path for _, path, fault in server.asked if fault} == {"/files/1.parquet"}
         server.fault = lambda number, path: ""
         asked = len(server.asked)
-        assert index_program.build(f"{server.url}/files/", tmp_path).manifest is not None
+        assert make_index(f"{server.url}/files/", tmp_path).manifest is not None
         again = [path for _, path, _ in server.asked[asked:]]
         assert again.count("/files/0.parquet") == 1  # its footer, when it is listed
 

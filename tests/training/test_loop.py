@@ -19,6 +19,7 @@ from lethe.training.loop import DivergedError, evaluations, run_stage
 from lethe.training.sampler import MixtureSampler
 from lethe.training.stage import Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
+from lethe.version import code
 from lethe.worker import Worker
 
 TOY = ModelConfig(layers=1, heads=1, d_model=32, d_ff=64, context=32)
@@ -230,6 +231,7 @@ def test_the_record_counts_the_tokens_trained_on(job, toy_tokens):
     record = a_job.store.record(a_job.key)
     assert record is not None
     assert record["unigram_counts"] == counts.tolist()
+    assert record["made_with"]["lethe"] == code()
     assert record["files"]["model.safetensors"] == sha256(a_job.store.folder(a_job.key) / "model.safetensors")
 
 

@@ -37,10 +37,7 @@ def largest_page(file: BinaryIO, metadata: pq.FileMetaData, groups: range, colum
 
 
 def _largest(file: BinaryIO, chunk: Any, rows: int, where: str) -> int:
-    start, largest = chunk.data_page_offset, 0
-    if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
-        start = min(start, chunk.dictionary_page_offset)
-    end = start + chunk.total_compressed_size
+    (start, end), largest = bytes_of(chunk), 0
     while start < end:
         header = _read_header(file, start, end, where)
         if header.values > rows:
@@ -54,6 +51,14 @@ def _largest(file: BinaryIO, chunk: Any, rows: int, where: str) -> int:
         if start > end or header.compressed < 0 or header.uncompressed < 0:
             raise pa.ArrowInvalid(f"{where}: a page reaches beyond its column")
     return largest
+
+
+def bytes_of(chunk: Any) -> tuple[int, int]:
+    """Where a column of a row group lies in its file: start..end."""
+    start = chunk.data_page_offset
+    if chunk.has_dictionary_page and chunk.dictionary_page_offset is not None:
+        start = min(start, chunk.dictionary_page_offset)
+    return start, start + chunk.total_compressed_size
 
 
 def _read_header(file: BinaryIO, start: int, end: int, where: str) -> _Header:

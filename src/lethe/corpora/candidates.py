@@ -39,7 +39,7 @@ class Candidates:
             size = sum(file["bytes"] for file in manifest["files"].values())
             held[folder.parent.name].update({"candidates": manifest["kept"], "bytes": size})
         of_data = {name: documents.folder.name for name, documents in extraction.documents.items()}
-        homes = {name: of_data.get(name, extraction.scratch.name) for name in extraction.corpora}
+        homes = {name: of_data.get(name, extraction.scan_folder.name) for name in extraction.corpora}
         self.units = {name: {"folder": home, **held[home]} for name, home in homes.items()}
         self.rejects = {name: Counter() for name in extraction.corpora}
         for manifest in manifests:

@@ -33,7 +33,7 @@ SAVED_ROWS = 200_000  # of a data set saved to disk, in one unit
 VERSION = 1  # of how documents become candidates; counted up whenever they would be others
 
 
-class Dataset(Config):
+class DatasetConfig(Config):
     """What to load, in the words of `datasets.load_dataset`."""
 
     path: str = Field(min_length=1, description=ALLOWED)
@@ -52,7 +52,7 @@ class Dataset(Config):
 class DatasetCorpus(AnyCorpus):
     """All documents of a data set: it has no words and no thresholds, for nothing is chosen among them."""
 
-    dataset: Dataset
+    dataset: DatasetConfig
 
     @model_validator(mode="before")
     @classmethod
@@ -207,7 +207,7 @@ def _identity(files: list[Path], root: Path) -> list[list[Any]]:
     return [[file.relative_to(root).as_posix(), file.stat().st_size, sha256(file)] for file in files]
 
 
-def _on_hub(name: str, asked: Dataset) -> dict[str, str]:
+def _on_hub(name: str, asked: DatasetConfig) -> dict[str, str]:
     """The data set and its commit, which stands for all of its files."""
     if re.fullmatch(COMMIT, asked.revision or ""):
         return {"hub": asked.path, "commit": str(asked.revision)}

@@ -40,7 +40,7 @@ class Documents:
     def missing(self) -> list[str]:
         return [unit for unit in self.units if read_manifest(self.folder / unit) is None]
 
-    def read(self, unit: str) -> dict[str, Any]:
+    def write(self, unit: str) -> dict[str, Any]:
         """Write a unit's candidates and manifest, and return the manifest; a finished unit is left as it is.
 
         Peak memory is what the library decodes at once (a row group of Parquet, some megabytes of JSON, CSV or text)

@@ -61,8 +61,8 @@ class Extraction:
         return {name: corpus for name, corpus in self.corpora.items() if isinstance(corpus, CorpusConfig)}
 
     @cached_property
-    def scan(self) -> str:
-        """The fingerprint of the units: of what a scan of the source does."""
+    def scan_fingerprint(self) -> str:
+        """That of the units: of what a scan of the source does."""
         scans = {name: corpus.scan for name, corpus in self.domains.items()}
         return fingerprint([VERSION, self.source and self.source.fingerprint, scans], 8)
 
@@ -76,9 +76,9 @@ class Extraction:
         return {name: self.root / f"{name}-{self.fingerprint}" for name in self.corpora}
 
     @property
-    def scratch(self) -> Path:
+    def scan_folder(self) -> Path:
         """Where the units of the source lie."""
-        return self.root / f"units-{self.scan}"
+        return self.root / f"units-{self.scan_fingerprint}"
 
     @property
     def is_finished(self) -> bool:
@@ -91,17 +91,17 @@ class Extraction:
 
     def missing_units(self) -> list[Unit]:
         """Of the source."""
-        return [unit for unit in self.units if read_manifest(self.scratch / unit.id) is None]
+        return [unit for unit in self.units if read_manifest(self.scan_folder / unit.id) is None]
 
     def unit_folders(self) -> list[Path]:
         """Of all units, in the order in which what they hold is written."""
-        scanned = [self.scratch / unit.id for unit in self.units]
+        scanned = [self.scan_folder / unit.id for unit in self.units]
         return scanned + [each.folder / unit for each in self.documents.values() for unit in each.units]
 
     def shared_folders(self) -> list[Path]:
         """The folders that hold its units, by name; other extractions may write to them."""
-        scratch = [self.scratch] if self.source else []
-        return sorted([*scratch, *(each.folder for each in self.documents.values())])
+        scanned = [self.scan_folder] if self.source else []
+        return sorted([*scanned, *(each.folder for each in self.documents.values())])
 
     def begin(self) -> None:
         """Write down what the source's files are.
@@ -115,17 +115,17 @@ class Extraction:
             began = read_json(path)
             if not began or any(began.get(key) != mine[key] for key in ("given", "made_by")):
                 continue
-            if path.parent == self.scratch or not began.get("ended"):
+            if path.parent == self.scan_folder or not began.get("ended"):
                 _check_same(began["files"], mine["files"], self.source, path.parent)
-        if not (self.scratch / "source.json").exists():
-            write_json(self.scratch / "source.json", mine)
+        if not (self.scan_folder / "source.json").exists():
+            write_json(self.scan_folder / "source.json", mine)
 
     def end(self) -> None:
         """Write down that all units are there: the source may change from now on, for it then has another scan."""
         assert self.source is not None
-        began = read_json(self.scratch / "source.json") or self._files(self.source)
+        began = read_json(self.scan_folder / "source.json") or self._files(self.source)
         if not began.get("ended"):
-            write_json(self.scratch / "source.json", began | {"ended": True})
+            write_json(self.scan_folder / "source.json", began | {"ended": True})
 
     def _files(self, source: Source) -> dict[str, Any]:
         return {
@@ -138,9 +138,9 @@ class Extraction:
         """What was left out of the source because it could not be read, and why: files, and row groups of files."""
         left_out = dict(self.source.skipped) if self.source else {}
         for unit in self.units:
-            manifest = read_manifest(self.scratch / unit.id) or {}
+            manifest = read_manifest(self.scan_folder / unit.id) or {}
             if manifest.get("problem"):
-                left_out[f"{unit.name}, row groups {unit.first} to {unit.last}"] = manifest["problem"]
+                left_out[f"{unit.name}, {unit.row_groups}"] = manifest["problem"]
         return left_out
 
     def name_newest(self) -> None:
@@ -189,27 +189,27 @@ def _check_same(began: dict[str, list[Any]], now: dict[str, list[Any]], source: 
 
 
 def scan_unit(
-    unit: Unit, corpora: Mapping[str, CorpusConfig], scratch: Path, on_bad_file: OnBadFile = "refuse"
+    unit: Unit, corpora: Mapping[str, CorpusConfig], folder: Path, on_bad_file: OnBadFile = "refuse"
 ) -> dict[str, Any]:
-    """Write a unit's candidates (schema CANDIDATES) and manifest to SCRATCH/UNIT, and return the manifest.
+    """Write a unit's candidates (schema CANDIDATES) and manifest to FOLDER/UNIT, and return the manifest.
 
     A finished unit is left as it is. Raises BadFileError where its file cannot be decoded, or holds fewer or more rows
     than its footer tells, unless such a unit is to be skipped: it then has a manifest that says so, and no
     candidates. Raises UserError where the source changed or does not answer.
     """
-    folder = scratch / unit.id
-    if (finished := read_manifest(folder)) is not None:
+    target = folder / unit.id
+    if (finished := read_manifest(target)) is not None:
         return finished
     try:
-        manifest = _scan(unit, corpora, folder)
+        manifest = _scan(unit, corpora, target)
     except BadFileError as error:
         if on_bad_file == "refuse":
             raise
-        shutil.rmtree(folder)
+        shutil.rmtree(target)
         rejects = {name: {"unreadable": unit.rows} for name in corpora}
         manifest = {"problem": str(error), "rejects": rejects, "files": {}, "bytes": 0, "kept": 0}
     manifest = unit._asdict() | manifest
-    write_json(folder / "manifest.json", manifest)
+    write_json(target / "manifest.json", manifest)
     return manifest
 
 
@@ -224,7 +224,5 @@ def _scan(unit: Unit, corpora: Mapping[str, CorpusConfig], folder: Path) -> dict
         for name, counts in rejected.items():
             rejects[name].update(counts)
     if rows != unit.rows:
-        raise BadFileError(
-            f"{unit.url}: row groups {unit.first} to {unit.last}: found {rows} rows; allowed: {unit.rows}"
-        )
+        raise BadFileError(f"{unit.url}: {unit.row_groups}: found {rows} rows; allowed: {unit.rows}")
     return {"problem": "", "rejects": rejects, "files": writer.close(folder), "bytes": size, "kept": kept_rows}

@@ -17,7 +17,6 @@ from lethe.corpora.near import near_duplicates
 from lethe.corpora.split import Kind, split
 
 DECIDING = ["corpus", "host", "text_hash", "token_count", "score"]  # and page_hash, uint64
-SPLITS = ("train", "val")
 DROPPED = ("duplicate", "near_duplicate", "host_share", "over_budget")
 
 

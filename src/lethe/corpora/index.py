@@ -9,7 +9,7 @@ import shutil
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -23,7 +23,7 @@ from lethe.corpora.footer import BadFileError
 from lethe.corpora.hosts import LIST_VERSION, sites
 from lethe.corpora.parquet import PartWriter, read_manifest
 from lethe.corpora.select import undecodable
-from lethe.corpora.source import BATCH_BYTES, OnBadFile, Source, Unit, unchanged
+from lethe.corpora.source import BATCH_BYTES, OnBadFile, Source, Unit, decoded
 from lethe.files import fingerprint, write_json
 
 VERSION = 1  # of what the index holds; counted up whenever it would hold something else
@@ -85,16 +85,16 @@ class Index:
 
     def finish(self) -> None:
         """Write the manifest of an index whose units are all there."""
-        units = {unit.id: read_manifest(self.folder / unit.id) for unit in self.source.units}
         counts: Counter[str] = Counter()
         files: dict[str, Any] = {}
         skipped = dict(self.source.skipped)
-        for name, unit in units.items():
-            assert unit is not None, f"unit {name} is missing"
-            counts.update(unit["counts"])
-            files |= {f"{name}/{file}": facts for file, facts in unit["files"].items()}
-            if unit["problem"]:
-                skipped[f"{unit['name']}, row groups {unit['first']} to {unit['last']}"] = unit["problem"]
+        for unit in self.source.units:
+            made = read_manifest(self.folder / unit.id)
+            assert made is not None, f"unit {unit.id} is missing"
+            counts.update(made["counts"])
+            files |= {f"{unit.id}/{file}": facts for file, facts in made["files"].items()}
+            if made["problem"]:
+                skipped[f"{unit.name}, {unit.row_groups}"] = made["problem"]
         about = {"version": VERSION, "public_suffix_list": LIST_VERSION, "source": self.source.fingerprint}
         write_json(self.folder / "manifest.json", {**about, "counts": counts, "skipped": skipped, "files": files})
 
@@ -129,39 +129,28 @@ def _write(unit: Unit, target: Path) -> dict[str, Any]:
     """Write the rows; what the manifest says of them."""
     writer = PartWriter(target, INDEX)
     counts: Counter[str] = Counter()
-    for pages in _read(unit):
+    for pages in decoded(unit, partial(_read, unit), READ):
         table, counted = index_rows(pages, unit.name)
         writer.write(table)
         counts.update(counted)
     if counts["rows"] != unit.rows:
-        raise BadFileError(f"{_where(unit)}: found {counts['rows']} rows; allowed: {unit.rows}")
+        raise BadFileError(f"{unit.url}: {unit.row_groups}: found {counts['rows']} rows; allowed: {unit.rows}")
     return {"problem": "", "counts": counts, "files": writer.close(target)}
 
 
-def _where(unit: Unit) -> str:
-    return f"{unit.url}: row groups {unit.first} to {unit.last}"
-
-
-def _read(unit: Unit) -> Iterator[pa.Table]:
+def _read(unit: Unit, file: BinaryIO, metadata: pq.FileMetaData) -> Iterator[pa.Table]:
     """The columns READ of a unit, as far as the file has them, with each row's `row_group` and `row` in it.
 
     Many rows at a time, for with few the start of the kernels would cost more than their work.
     """
     groups = range(unit.first, unit.last + 1)
-    with unchanged(unit, READ) as (file, metadata):
-        try:
-            ends, start = np.cumsum([metadata.row_group(group).num_rows for group in groups]), 0
-            for pages in _chunks(file, metadata, groups):
-                number = np.arange(start, start := start + pages.num_rows)
-                group = np.searchsorted(ends, number, side="right")
-                row = number - np.append(0, ends)[group]
-                pages = pages.append_column("row_group", pa.array(unit.first + group, pa.int32()))
-                yield pages.append_column("row", pa.array(row, pa.int32()))
-        except (OSError, pa.ArrowException, MemoryError) as error:
-            problem = BadFileError(f"{_where(unit)} cannot be decoded: {error}")
-        else:
-            return
-    raise problem  # outside: bytes that changed under the reader are told as that
+    ends, start = np.cumsum([metadata.row_group(group).num_rows for group in groups]), 0
+    for pages in _chunks(file, metadata, groups):
+        number = np.arange(start, start := start + pages.num_rows)
+        group = np.searchsorted(ends, number, side="right")
+        row = number - np.append(0, ends)[group]
+        pages = pages.append_column("row_group", pa.array(unit.first + group, pa.int32()))
+        yield pages.append_column("row", pa.array(row, pa.int32()))
 
 
 def _chunks(file: BinaryIO, metadata: pq.FileMetaData, groups: range) -> Iterator[pa.Table]:

@@ -113,13 +113,13 @@ def list_source(source: Source) -> list[Listed]:
     ]
 
 
-def measure(source: Source, corpora: Mapping[str, CorpusConfig], rows: int = SAMPLE_ROWS) -> Facts:
-    """What about so many pages of a source tell of pages like them; see prevalence for how they are drawn.
+def measure(source: Source, corpora: Mapping[str, CorpusConfig]) -> Facts:
+    """What about SAMPLE_ROWS pages of a source tell of pages like them; see prevalence for how they are drawn.
 
     These pages stand for others, so shares have an interval even where the whole of the source is read.
     """
     started = time.process_time()
-    sample = replace(take(source, corpora, rows), groups=sys.maxsize)
+    sample = replace(take(source, corpora, SAMPLE_ROWS), groups=sys.maxsize)
     seconds = time.process_time() - started
     weight = sample.weight
     return Facts(

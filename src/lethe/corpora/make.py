@@ -1,4 +1,5 @@
-"""The corpora of a configuration, made where they are missing; in this process, or however units are run."""
+"""The corpora of a configuration, and the index of a source, made where they are missing; in this process, or however
+units are run."""
 
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
@@ -12,11 +13,12 @@ from lethe.config import UserError
 from lethe.corpora.documents import Documents
 from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.extract import Extraction, open_extraction, scan_unit
+from lethe.corpora.index import Index, index_unit
 from lethe.corpora.merge import describe, merge
 from lethe.corpora.named import Corpus
 from lethe.corpora.parquet import read_manifest
 from lethe.corpora.remote import BrokenSourceError
-from lethe.corpora.source import OnBadFile, Unit
+from lethe.corpora.source import OnBadFile, Unit, open_source
 from lethe.progress import RowProgress, say
 from lethe.units import Each, Row, in_turn
 
@@ -48,17 +50,38 @@ def make_corpora(
     return extraction.folders
 
 
+def make_index(source: str, storage: Path, on_bad_file: OnBadFile = "refuse", each: Each = in_turn) -> Index:
+    """The finished index of a source, made where it is not there yet; returns at once when it is.
+
+    Raises UserError for a source that cannot be read.
+    """
+    index = Index(open_source(source, storage, on_bad_file), storage)
+    if index.manifest is None:
+        index.root.mkdir(parents=True, exist_ok=True)
+        with FileLock(index.root / f".{index.fingerprint}.lock"):
+            if index.manifest is None:  # another program may have finished it while this one waited
+                task = partial(_index, folder=index.folder, on_bad_file=on_bad_file)
+                _run_units(each, index.missing_units(), task, "indexed")
+                index.finish()
+    index.name_newest()
+    return index
+
+
 def _fill_units(extraction: Extraction, each: Each) -> None:
     if extraction.source:
         extraction.begin()
-        if missing := extraction.missing_units():
-            on_bad_file = extraction.source.on_bad_file
-            scan = partial(_scan, corpora=extraction.domains, scratch=extraction.scratch, on_bad_file=on_bad_file)
-            _run(each, [unit._asdict() for unit in missing], scan, "scanned", sum(unit.rows for unit in missing))
+        on_bad_file = extraction.source.on_bad_file
+        scan = partial(_scan, corpora=extraction.domains, folder=extraction.scan_folder, on_bad_file=on_bad_file)
+        _run_units(each, extraction.missing_units(), scan, "scanned")
         extraction.end()
     for name, documents in extraction.documents.items():
         if names := documents.missing:
-            _run(each, [{"unit": unit} for unit in names], partial(_read, documents=documents), f"{name}: read", None)
+            _run(each, [{"unit": unit} for unit in names], partial(_write, documents=documents), f"{name}: read", None)
+
+
+def _run_units(each: Each, units: list[Unit], task: Callable[[Row], Row], verb: str) -> None:
+    if units:
+        _run(each, [unit._asdict() for unit in units], task, verb, sum(unit.rows for unit in units))
 
 
 def _run(each: Each, units: list[Row], task: Callable[[Row], Row], verb: str, rows: int | None) -> None:
@@ -75,12 +98,20 @@ def _run(each: Each, units: list[Row], task: Callable[[Row], Row], verb: str, ro
         raise UserError("\n".join(sorted(problems)))
 
 
-def _scan(unit: Row, corpora: Mapping[str, CorpusConfig], scratch: Path, on_bad_file: OnBadFile) -> Row:
-    return _tell(unit["rows"], lambda: scan_unit(Unit(**unit), corpora, scratch, on_bad_file))
+def _scan(unit: Row, corpora: Mapping[str, CorpusConfig], folder: Path, on_bad_file: OnBadFile) -> Row:
+    return _tell(unit["rows"], lambda: scan_unit(Unit(**unit), corpora, folder, on_bad_file))
 
 
-def _read(unit: Row, documents: Documents) -> Row:
-    return _tell(0, lambda: documents.read(unit["unit"]))
+def _index(unit: Row, folder: Path, on_bad_file: OnBadFile) -> Row:
+    def make() -> dict[str, Any]:
+        index_unit(Unit(**unit), folder, on_bad_file)
+        return {"rows": unit["rows"], "bytes": 0, "kept": None}
+
+    return _tell(unit["rows"], make)
+
+
+def _write(unit: Row, documents: Documents) -> Row:
+    return _tell(0, lambda: documents.write(unit["unit"]))
 
 
 def _tell(rows: int, make: Callable[[], dict[str, Any]]) -> Row:
@@ -89,7 +120,7 @@ def _tell(rows: int, make: Callable[[], dict[str, Any]]) -> Row:
         manifest = make()
     except UserError as error:
         broken = isinstance(error, BrokenSourceError)
-        return {"rows": rows, "bytes": 0, "kept": 0, "problem": str(error), "broken": broken}
+        return {"rows": rows, "bytes": 0, "kept": None, "problem": str(error), "broken": broken}
     return {key: manifest[key] for key in ("rows", "bytes", "kept")} | {"problem": "", "broken": False}
 
 

@@ -19,12 +19,13 @@ from lethe.config import UserError
 from lethe.corpora.candidates import Candidates
 from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.extract import VERSION, Extraction
-from lethe.corpora.fates import DECIDING, DROPPED, SPLITS, Fates, decide
+from lethe.corpora.fates import DECIDING, DROPPED, Fates, decide
 from lethe.corpora.named import Corpus
 from lethe.corpora.near import MINIMA, signatures
 from lethe.corpora.overlap import overlaps
 from lethe.corpora.parquet import PartWriter
 from lethe.corpora.select import CANDIDATES, PAGES
+from lethe.corpora.split import SPLITS
 from lethe.files import write_json
 
 REPORTED = (

@@ -16,7 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lethe.config import UserError
-from lethe.corpora.bounds import largest_page
+from lethe.corpora.bounds import bytes_of, largest_page
 from lethe.corpora.footer import BadFileError, check_columns, metadata_of, read_footer
 from lethe.corpora.remote import SLOTS, attempt, fetch, file_system, is_local, read_range
 from lethe.corpora.schema import FINEWEB
@@ -50,6 +50,11 @@ class Unit(NamedTuple):
     first: int
     last: int
     rows: int
+
+    @property
+    def row_groups(self) -> str:
+        """As messages name them."""
+        return f"row groups {self.first} to {self.last}"
 
 
 @dataclass(frozen=True)
@@ -240,12 +245,21 @@ def read_pages(unit: Unit) -> Iterator[pa.Table]:
     Raises BadFileError where the file cannot be decoded, or only into more memory than a worker has; UserError where
     the file is not the one that was listed, before the first rows or after the last.
     """
-    where = f"{unit.url}: row groups {unit.first} to {unit.last}"
-    with unchanged(unit) as (file, metadata):
+    yield from decoded(unit, partial(_decode, unit), FINEWEB.names)
+
+
+def decoded(
+    unit: Unit, decode: Callable[[BinaryIO, pq.FileMetaData], Iterator[pa.Table]], columns: Collection[str]
+) -> Iterator[pa.Table]:
+    """What `decode` makes of a unit's file, of which it may read these columns, and of its footer.
+
+    Raises as `read_pages`.
+    """
+    with _unchanged(unit, columns) as (file, metadata):
         try:
-            yield from _decode(unit, file, metadata)
+            yield from decode(file, metadata)
         except (OSError, pa.ArrowException, MemoryError) as error:
-            problem = BadFileError(f"{where} cannot be decoded: {error}")
+            problem = BadFileError(f"{unit.url}: {unit.row_groups} cannot be decoded: {error}")
         else:
             return
     raise problem  # outside: bytes that changed under the reader are told as that
@@ -275,10 +289,9 @@ def _pages(batches: list[pa.RecordBatch]) -> pa.Table:
 
 
 @contextmanager
-def unchanged(unit: Unit, columns: Collection[str] | None = None) -> Iterator[tuple[BinaryIO, pq.FileMetaData]]:
+def _unchanged(unit: Unit, columns: Collection[str]) -> Iterator[tuple[BinaryIO, pq.FileMetaData]]:
     """A unit's file and its footer; the bytes of a remote unit are copied to a file here that has no name.
 
-    Of a remote unit only these columns are there, if any are named.
     Raises UserError where the file is not what was listed, or not the same at the end as at the beginning.
     """
     fs, path = file_system(unit.url)
@@ -346,26 +359,19 @@ def _changed(unit: Unit, found: str) -> UserError:
     )
 
 
-def _spans(metadata: pq.FileMetaData, unit: Unit, columns: Collection[str] | None) -> list[tuple[int, int]]:
-    """The bytes start..end of a unit's columns (None: all), neighbours together."""
+def _spans(metadata: pq.FileMetaData, unit: Unit, columns: Collection[str]) -> list[tuple[int, int]]:
+    """The bytes start..end of a unit's columns, neighbours together."""
     groups = [metadata.row_group(i) for i in range(unit.first, unit.last + 1)]
     chunks = [group.column(j) for group in groups for j in range(group.num_columns)]
-    wanted = [chunk for chunk in chunks if columns is None or chunk.path_in_schema in columns]
+    wanted = [chunk for chunk in chunks if chunk.path_in_schema in columns]
     spans: list[tuple[int, int]] = []
-    for start, end in sorted(map(_bytes_of, wanted)):
+    for start, end in sorted(map(bytes_of, wanted)):
         if not 0 <= start <= end <= unit.size:
-            raise BadFileError(f"{unit.url}: row groups {unit.first} to {unit.last} lie outside of the file")
+            raise BadFileError(f"{unit.url}: {unit.row_groups} lie outside of the file")
         if spans and start - spans[-1][1] <= GAP:
             start, end = spans[-1][0], max(end, spans.pop()[1])
         spans.append((start, end))
     return spans
-
-
-def _bytes_of(column: Any) -> tuple[int, int]:
-    first = column.data_page_offset
-    if column.has_dictionary_page and column.dictionary_page_offset is not None:
-        first = min(first, column.dictionary_page_offset)
-    return first, first + column.total_compressed_size
 
 
 def _column(table: pa.Table, field: pa.Field) -> pa.ChunkedArray | pa.Array:

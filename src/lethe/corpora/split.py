@@ -7,6 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+SPLITS = ("train", "val")
 ENOUGH = 0.8  # of the wanted share; below it documents of sites too big to be held out as a whole fill up
 
 Kind = Literal["host", "cluster"]

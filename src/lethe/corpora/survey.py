@@ -19,8 +19,8 @@ import pyarrow.parquet as pq
 
 from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.prevalence import Sample, Share, share
+from lethe.model.cost import TOKENS_A_PARAMETER
 
-TOKENS_A_PARAMETER = 20  # Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models"
 TOP_SITES = 10
 
 

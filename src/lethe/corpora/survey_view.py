@@ -6,6 +6,8 @@ from typing import Any
 import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
+from lethe.progress import aligned
+
 Survey = Mapping[str, Any]
 TOP = 3  # sites named on the terminal
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22")
@@ -18,7 +20,7 @@ def table(survey: Survey) -> str:
         f"{source['rows']:,} rows, {source['tokens']:,} tokens; sampled {sample['rows']:,} rows of "
         f"{sample['row_groups']:,} of {sample['of_row_groups']:,} row groups; 95 % intervals",
         "",
-        *_aligned(
+        *aligned(
             [
                 ["domain", "of documents", "documents", "of tokens", "tokens", "sites seen"],
                 *(_domain(name, domain) for name, domain in survey["domains"].items()),
@@ -28,7 +30,7 @@ def table(survey: Survey) -> str:
         "",
         f"source tokens to scan for {survey['tokens_a_parameter']} training tokens a parameter (the source has "
         f"{_short(source['tokens'])}; {survey['binds']} binds)",
-        *_aligned(
+        *aligned(
             [
                 ["model", "parameters", "tokens", *survey["domains"]],
                 *(_model(name, model) for name, model in survey["models"].items()),
@@ -88,11 +90,6 @@ def _short(count: float | None) -> str:
         if count >= size:
             return f"{count / size:.3g}{letter}" if count < 999.5 * size else f"{count / size:,.0f}{letter}"
     return f"{count:,.0f}"
-
-
-def _aligned(rows: list[list[str]]) -> list[str]:
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
 
 
 def picture(survey: Survey) -> str:

@@ -22,7 +22,7 @@ from typing import Literal
 
 from tokenizers import Tokenizer
 
-from lethe.config import Config, Source, UserError, validate
+from lethe.config import Config, RawConfig, UserError, validate
 from lethe.corpora.parquet import read_json, read_manifest
 from lethe.corpora.sample.facts import Fact, facts
 from lethe.evaluation.items import NEUTRAL, Item, overlap
@@ -81,7 +81,7 @@ def read_probes(path: Path) -> list[Item]:
     content = read_json(path)
     if content is None:
         raise UserError(f"{path}: not a file of probes; delete it to have it made again")
-    return validate(ProbeFile, Source(str(path), content, {})).items
+    return validate(ProbeFile, RawConfig(str(path), content, {})).items
 
 
 def _folder(data: TokenData, corpus: str) -> Path:

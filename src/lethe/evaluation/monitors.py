@@ -23,12 +23,11 @@ from torch import Tensor, nn
 
 from lethe.config import UserError
 from lethe.evaluation.losses import held_out_rows
+from lethe.interventions.derived import gauge_rows
 from lethe.interventions.interface import Switch
 from lethe.model.cost import FLOAT32, rows_evaluated_at_once
 from lethe.model.fundamentals import Transformer
-from lethe.model.generate import sample_rows
 from lethe.model.transformer import TorchTransformer
-from lethe.training.derived import seen_counts
 from lethe.training.stage import Stage
 from lethe.worker import Worker
 
@@ -37,7 +36,6 @@ SAMPLED_ROWS, HELD_OUT_ROWS = 4, 4  # as good as 48 at ranking 13 arms of a smal
 CKA_TOKENS = 4096  # at most: the activations of all layers at these are kept
 KEPT_BYTES = 2**28  # of log-probabilities of the model of A on one text; where they are more, it is asked each time
 FEWEST_TOKENS = 4  # below it the debiased HSIC is undefined
-GAUGE_BIT = 2**31  # torch's generator on the CPU takes the lowest 32 bits of a seed
 
 
 class Monitors:
@@ -80,24 +78,6 @@ def main_corpus(stage: Stage) -> str:
     """The corpus of the largest weight; of equal ones the first that no stage before trained on."""
     before = {corpus for earlier in stage.sequence[:-1] for corpus in earlier.mixture}
     return min(stage.mixture, key=lambda corpus: (-stage.mixture[corpus], corpus in before, corpus))
-
-
-def gauge_rows(switch: Switch, sequences: int) -> np.ndarray:
-    """Texts sampled from the parent's model that no method trains on, kept: int64 [n, context + 1].
-
-    As `self_samples` from a unigram-drawn id, but from another seed of the generator: one that differs from the
-    parent's in a bit that the generator reads, so it is another stream whatever the seed.
-    """
-    parent = switch.parent
-
-    def make() -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(parent.seed ^ GAUGE_BIT)
-        counts = torch.from_numpy(seen_counts(switch)).double()
-        first = torch.multinomial(counts, sequences, replacement=True, generator=generator)
-        vocab = int(np.flatnonzero(switch.data.byte_lengths)[-1]) + 1  # beyond it is padding
-        return {"rows": sample_rows(switch.frozen(parent), first, parent.model.context, vocab, generator)}
-
-    return switch.artefact(parent, "gauge_samples", {"sequences": sequences}, make)["rows"].numpy()
 
 
 class Probe:

@@ -17,7 +17,7 @@ from lethe.model.cost import Growth
 
 def kinds() -> list[str]:
     """The kinds there are: the modules of this package that hold an intervention."""
-    return sorted(module.name for module in pkgutil.iter_modules(__path__) if module.name != "interface")
+    return sorted({module.name for module in pkgutil.iter_modules(__path__)} - {"derived", "interface"})
 
 
 @cache

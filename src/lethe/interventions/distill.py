@@ -48,7 +48,7 @@ class Distill(Intervention):
     parameters: Parameters
 
     def __init__(self, parameters: Parameters, switch: Switch) -> None:
-        from lethe.training.derived import Pool, buffer, self_samples
+        from lethe.interventions.derived import Pool, buffer, self_samples
 
         super().__init__(parameters, switch)
         self.pool = None

@@ -1,7 +1,7 @@
 """EWC: pull each weight back by how much the output of the model of A hangs on it (Kirkpatrick et al. 2017, eq. 3).
 
 As `l2_sp`, a decoupled step after the optimizer's, of a strength of its own for each weight: with F the diagonal of
-the Fisher information (`lethe.training.derived.diagonal_fisher`: of each sequence alone, labels sampled from the
+the Fisher information (`lethe.interventions.derived.diagonal_fisher`: of each sequence alone, labels sampled from the
 model), theta <- theta - q / (1 + q) (theta - theta*), q = learning_rate * strength * F / mean(F).
 
 In units of its mean a strength means the same whatever the number of tokens, and about the same for any estimator of
@@ -35,7 +35,7 @@ class PullByFisher(Intervention):
     parameters: Parameters
 
     def __init__(self, parameters: Parameters, switch: Switch) -> None:
-        from lethe.training.derived import fisher
+        from lethe.interventions.derived import fisher
 
         super().__init__(parameters, switch)
         self.anchor = dict(switch.frozen(switch.parent).named_parameters())

@@ -158,21 +158,19 @@ class Fracture(Intervention):
         return fractured.to(self.switch.worker.device)
 
     def router(self, own: ndarray) -> Router:
+        from lethe.interventions.derived import log_unigram_ratio
         from lethe.model.fractured import Router
-        from lethe.training.derived import log_unigram_ratio, seen_counts
 
-        ratio = log_unigram_ratio(seen_counts(self.switch), own).float()
-        chosen = self.parameters
+        chosen, ratio = self.parameters, log_unigram_ratio(self.switch, own).float()
         return Router(ratio, chosen.gamma, chosen.sharpness, chosen.prior)
 
     def own_counts(self) -> ndarray:
         """How often each id is a target in this stage, which is about to start, or is finished: int64 [V]."""
-        import numpy as np
-
+        from lethe.interventions.derived import counts_of
         from lethe.training.sampler import MixtureSampler
 
         if self.switch.token_data is None:
-            return np.array(self.switch.record(self.switch.stage)["unigram_counts"], dtype=np.int64)
+            return counts_of(self.switch, self.switch.stage)
         return MixtureSampler(self.switch.stage, self.switch.data).unigram_counts()
 
     def learning_rates(self, model: nn.Module) -> dict[str, float]:

@@ -32,7 +32,7 @@ class ProjectOffInputs(Intervention):
     parameters: Parameters
 
     def __init__(self, parameters: Parameters, switch: Switch) -> None:
-        from lethe.training.derived import input_moments
+        from lethe.interventions.derived import input_moments
 
         super().__init__(parameters, switch)
         self.protected: dict[str, Tensor] = {}

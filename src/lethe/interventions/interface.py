@@ -79,10 +79,7 @@ class Switch:
 
     def record(self, stage: Stage) -> dict[str, Any]:
         """The record of a finished stage (stage.json)."""
-        record = self.store.record(key := stage.key(self.fingerprints))
-        if record is None:
-            raise UserError(f"{self.store.folder(key)}: not a finished stage (no whole stage.json there)")
-        return record
+        return self.store.finished(stage.key(self.fingerprints))
 
     def artefact(
         self, stage: Stage, kind: str, parameters: dict[str, Any], make: Callable[[], dict[str, Tensor]]

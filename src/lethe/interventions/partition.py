@@ -2,7 +2,7 @@
 
 Of every feed-forward of the parent's model the `share` of units is frozen: their rows of gate_up and columns of down
 keep their bits, for they are put back after each step, weight decay and all. Which ones (`by`):
-`fisher`  those with the most Fisher mass, the sum over a unit's weights of the diagonal (lethe.training.derived.fisher)
+`fisher`  those with the most Fisher mass, the sum over a unit's weights of the diagonal (`fisher` of `derived.py`)
 `random`  drawn from the stage's seed
 Beside them `width` times as many units as there are grow in every feed-forward, always on: gate_up drawn as the model's
 own, down 0, so at the switch the logits are the parent's. A grown model's weights have new names: AdamW begins anew
@@ -86,7 +86,7 @@ class Partition(Intervention):
 
         What an earlier stage grew beside a feed-forward counts as one of its own.
         """
-        from lethe.training.derived import fisher
+        from lethe.interventions.derived import fisher
 
         if not self.parameters.share:
             return {}

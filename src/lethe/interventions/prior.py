@@ -47,13 +47,11 @@ class Prior(Intervention):
         return Shifted(model, vocab_size).to(self.switch.worker.device)
 
     def at_end(self, model: nn.Module) -> None:
-        import numpy as np
-
+        from lethe.interventions.derived import counts_of, log_unigram_ratio
         from lethe.model.shifted import Shifted
-        from lethe.training.derived import log_unigram_ratio, seen_counts
 
         assert isinstance(model, Shifted)
-        since = self.switch.record(self.switch.stage.reads[0])["unigram_counts"]
-        shift = -log_unigram_ratio(seen_counts(self.switch), np.array(since, dtype=np.int64))
-        model.trunk.load_state_dict(self.switch.load(self.switch.stage.reads[0]).state_dict())
+        trained = self.switch.stage.reads[0]
+        shift = -log_unigram_ratio(self.switch, counts_of(self.switch, trained))
+        model.trunk.load_state_dict(self.switch.load(trained).state_dict())
         model.shift.copy_(self.parameters.strength * shift)

@@ -46,7 +46,7 @@ class Rebuild(Intervention):
     parameters: Parameters
 
     def __init__(self, parameters: Parameters, switch: Switch) -> None:
-        from lethe.training.derived import Pool, self_samples
+        from lethe.interventions.derived import Pool, self_samples
 
         super().__init__(parameters, switch)
         self.pool = None

@@ -33,7 +33,7 @@ class ReplaySelf(Intervention):
     parameters: Parameters
 
     def __init__(self, parameters: Parameters, switch: Switch) -> None:
-        from lethe.training.derived import Pool, self_samples
+        from lethe.interventions.derived import Pool, self_samples
 
         super().__init__(parameters, switch)
         self.pool = None

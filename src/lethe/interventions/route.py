@@ -93,12 +93,9 @@ class Route(Intervention):
 
     def ratio(self) -> Tensor:
         """log u_B / u_A of every id in the tokens trained on, float32 [V]."""
-        import numpy as np
+        from lethe.interventions.derived import counts_of, log_unigram_ratio
 
-        from lethe.training.derived import log_unigram_ratio, seen_counts
-
-        since = self.switch.record(self.switch.stage.reads[0])["unigram_counts"]
-        return log_unigram_ratio(seen_counts(self.switch), np.array(since, dtype=np.int64)).float()
+        return log_unigram_ratio(self.switch, counts_of(self.switch, self.switch.stage.reads[0])).float()
 
     def learning_rates(self, model: nn.Module) -> dict[str, float]:
         return {name: 0.0 for name, _ in model.named_parameters()}

@@ -44,7 +44,8 @@ class Watch(Intervention):
         return Cost("samples", weights=1)
 
     def watch(self, model: nn.Module, step: int) -> dict[str, float]:
-        from lethe.evaluation.monitors import Probe, gauge_rows
+        from lethe.evaluation.monitors import Probe
+        from lethe.interventions.derived import gauge_rows
 
         if step % self.every:
             return {}

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from lethe.model.config import ModelConfig
 
 FLOAT32, BFLOAT16 = 4, 2  # bytes
+TOKENS_A_PARAMETER = 20  # Hoffmann et al. 2022, "Training Compute-Optimal Large Language Models"
 PROCESS = 480 * 2**20
 """Bytes that a trial's process holds besides its model, as measured on a CPU; the context of CUDA takes as much of a
 GPU, about."""

@@ -7,10 +7,9 @@ from typing import Annotated, Literal
 import numpy as np
 from pydantic import Field, NonNegativeInt
 
-from lethe.config import Config, Source, UserError, validate
+from lethe.config import Config, RawConfig, UserError, validate
+from lethe.corpora.split import SPLITS
 from lethe.files import sha256
-
-SPLITS = ("train", "val")
 
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -72,7 +71,7 @@ def read_meta(folder: Path) -> Meta:
         data = json.loads(path.read_bytes())
     except (OSError, ValueError, RecursionError) as error:
         raise UserError(f"{path}: not finished token shards: {error}; tokenize the corpora again") from None
-    meta = validate(Meta, Source(str(path), data, {}))
+    meta = validate(Meta, RawConfig(str(path), data, {}))
     for name in SPLITS:
         if name not in meta.splits:
             raise UserError(f"{path}: splits.{name}: missing; it must be given")

@@ -8,6 +8,7 @@ from typing import Any
 from lethe.files import whole, write_json
 from lethe.model.config import ModelConfig
 from lethe.model.cost import parameters
+from lethe.progress import aligned
 from lethe.tokens.tokenizer import padded
 
 WITHIN = 0.02  # of all words
@@ -104,7 +105,7 @@ def table(rows: list[Row]) -> str:
         ]
         for row in rows
     ]
-    return _aligned([head, *body])
+    return "\n".join(aligned([head, *body], str.rjust))
 
 
 def embedding_table(models: dict[str, list[dict[str, Any]]]) -> str:
@@ -114,12 +115,7 @@ def embedding_table(models: dict[str, list[dict[str, Any]]]) -> str:
     body = [
         [name, *(f"{at['embedding'] / 1e6:.2f}M {at['share']:.0%}" for at in each)] for name, each in models.items()
     ]
-    return _aligned([head, *body])
-
-
-def _aligned(lines: list[list[str]]) -> str:
-    widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
-    return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(line, widths, strict=True)) for line in lines)
+    return "\n".join(aligned([head, *body], str.rjust))
 
 
 def _number(value: float | None, form: str) -> str:

@@ -22,9 +22,7 @@ def fresh_model(stage: Stage, vocab_size: int) -> nn.Module:
 
 def load_model(store: StageStore, key: str) -> nn.Module:
     """The finished model of a stage, on the CPU; UserError if it is not there, altered, no numbers, or misshapen."""
-    weights = _weights(store, key)
-    record = store.record(key)
-    assert record is not None
+    weights, record = _weights(store, key), store.finished(key)
     stage = Stage.model_validate(record["stage"])
     kind = find(stage.intervention.kind)
     if kind.reshapes:

@@ -27,6 +27,7 @@ from lethe.training.machine import peak_bytes, prepare, processor
 from lethe.training.optimizer import learning_rate, load_optimizer_tensors, make_optimizer, optimizer_tensors
 from lethe.training.sampler import MixtureSampler
 from lethe.training.store import SPENT
+from lethe.version import code
 from lethe.worker import Worker
 
 Report = Callable[[int, dict[str, float]], None]
@@ -256,6 +257,7 @@ class Training:
             "seconds": seconds | {"total": sum(seconds.values())},
             "peak_bytes": peak_bytes(self.device),
             "made_with": {
+                "lethe": code(),
                 "torch": torch.__version__,
                 "processor": processor(self.device),
                 "ranks": self.worker.world,

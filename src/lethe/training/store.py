@@ -87,6 +87,12 @@ class StageStore:
         whole = all((self.folder(key) / name).is_file() for name in record["files"])
         return record if whole or self.bucket else None  # in a bucket the record comes last
 
+    def finished(self, key: str) -> dict[str, Any]:
+        """The record of a finished stage; UserError where there is none."""
+        if (record := self.record(key)) is None:
+            raise UserError(f"{self.folder(key)}: not a finished stage (no whole stage.json there)")
+        return record
+
     def curve(self, key: str, measured: str) -> pa.Table | None:
         """The stage's curve (schema CURVE) under the fingerprint of what was measured; None if it is not whole."""
         path = self.folder(key) / "curves" / f"{measured}.parquet"
@@ -122,10 +128,8 @@ class StageStore:
 
     def weights(self, key: str) -> "dict[str, Tensor]":
         """The tensors of a finished stage, their sha256 checked against the record; UserError if altered."""
-        record = self.record(key)
-        if record is None:
-            raise UserError(f"{self.folder(key)}: not a finished stage (no whole stage.json there)")
-        return load_tensors(self.here(self.folder(key) / "model.safetensors"), record["files"]["model.safetensors"])
+        digest = self.finished(key)["files"]["model.safetensors"]
+        return load_tensors(self.here(self.folder(key) / "model.safetensors"), digest)
 
     def optimizer(self, key: str) -> "dict[str, Tensor]":
         """The optimizer state in which a finished stage ended; UserError if it was not kept, or altered."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class FinishedStage:
     """A finished stage, its model on `device`, and the tokens it was trained on."""
 
     folder: Path
@@ -48,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def open_checkpoint(path: Path, config_path: Path | None) -> Checkpoint:
+def open_stage(path: Path, config_path: Path | None) -> FinishedStage:
     """The stage at `path` (its folder, or its model.safetensors) with its data.
 
     Raises UserError where there is no finished stage, its weights were altered, or the tokens or the configuration
@@ -56,7 +56,7 @@ def open_checkpoint(path: Path, config_path: Path | None) -> Checkpoint:
     """
     import torch
 
-    from lethe.train import tokens_folder
+    from lethe.train import named_tokens
     from lethe.training.load import load_model
 
     folder = path.resolve().parent if path.is_file() else path.resolve()
@@ -72,7 +72,7 @@ def open_checkpoint(path: Path, config_path: Path | None) -> Checkpoint:
     if config_path:
         config = _read_config(config_path, stage, record)
         sequences, device = config.stage.evaluation.sequences, config.device
-        tokens = tokens_folder(config) if config.tokens else tokens
+        tokens = named_tokens(config) if config.tokens else tokens
     data = TokenData(tokens)
     check_shards(data.root)
     if data.tokenizer_fingerprint != record["data"]["tokenizer"]:
@@ -80,7 +80,7 @@ def open_checkpoint(path: Path, config_path: Path | None) -> Checkpoint:
             f"{data.root}: another tokenizer than the one {folder} was trained with (--config names tokens)"
         )
     model = load_model(store, folder.name).to(device)
-    return Checkpoint(folder, record, stage, model, data, load_tokenizer(data.tokenizer_path), sequences, device)
+    return FinishedStage(folder, record, stage, model, data, load_tokenizer(data.tokenizer_path), sequences, device)
 
 
 def _read_config(path: Path, stage: Stage, record: dict[str, Any]) -> "TrainConfig":

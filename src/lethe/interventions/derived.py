@@ -4,6 +4,7 @@ All are pure functions of the stages; what costs something, or holds text, is an
 """
 
 from collections.abc import Iterable
+from functools import partial
 
 import numpy as np
 import torch
@@ -18,6 +19,9 @@ from lethe.tokens.tokenizer import EOS_ID
 from lethe.training.batches import passes
 from lethe.training.mixture import shuffled
 from lethe.training.sampler import MixtureSampler
+from lethe.training.stage import Stage
+
+GAUGE_BIT = 2**31  # torch's generator on the CPU takes the lowest 32 bits of a seed
 
 
 class Pool:
@@ -43,15 +47,20 @@ class Pool:
         return total / self.tokens_a_pass
 
 
+def counts_of(switch: Switch, stage: Stage) -> np.ndarray:
+    """How often each id was a target in a finished stage: int64 [V]."""
+    return np.array(switch.record(stage)["unigram_counts"], dtype=np.int64)
+
+
 def seen_counts(switch: Switch) -> np.ndarray:
-    """How often each id was a target in the stages before the switch: int64 [V]."""
-    records = [switch.record(stage) for stage in switch.parent.sequence]
-    return np.sum([np.array(record["unigram_counts"], dtype=np.int64) for record in records], axis=0)
+    """The same of all stages before the switch."""
+    return np.sum([counts_of(switch, stage) for stage in switch.parent.sequence], axis=0)
 
 
-def log_unigram_ratio(before: np.ndarray, since: np.ndarray) -> Tensor:
-    """log u_since / u_before of every id, float64 [V]: shares of the counts (int64 [V] each), each count plus 1/2."""
-    shares = [torch.from_numpy(counts).double() + 0.5 for counts in (since, before)]
+def log_unigram_ratio(switch: Switch, since: np.ndarray) -> Tensor:
+    """log u_since / u_before of every id, float64 [V]: shares of the counts (int64 [V]) after the switch and of those
+    before it, each count plus 1/2."""
+    shares = [torch.from_numpy(counts).double() + 0.5 for counts in (since, seen_counts(switch))]
     one, other = ((share / share.sum()).log() for share in shares)
     return one - other
 
@@ -81,18 +90,27 @@ def self_samples(switch: Switch, sequences: int, start: str) -> Tensor:
     The first id of a row is drawn from the unigram counts of what the stages before the switch trained on (`start`
     unigram), or is <eos> (`eos`), from which only the beginnings of documents follow.
     """
-    parent = switch.parent
+    make = partial(_sampled, switch, sequences, start, switch.parent.seed)
+    return switch.artefact(switch.parent, "self_samples", {"sequences": sequences, "start": start}, make)["rows"]
 
-    def make() -> dict[str, Tensor]:
-        generator = torch.Generator().manual_seed(parent.seed)
-        first = torch.full((sequences,), EOS_ID)
-        if start == "unigram":
-            counts = torch.from_numpy(seen_counts(switch)).double()
-            first = torch.multinomial(counts, sequences, replacement=True, generator=generator)
-        vocab = int(np.flatnonzero(switch.data.byte_lengths)[-1]) + 1  # beyond it is padding
-        return {"rows": sample_rows(switch.frozen(parent), first, parent.model.context, vocab, generator)}
 
-    return switch.artefact(parent, "self_samples", {"sequences": sequences, "start": start}, make)["rows"]
+def gauge_rows(switch: Switch, sequences: int) -> np.ndarray:
+    """As `self_samples` from a unigram-drawn id, but texts that no method trains on.
+
+    From a seed that differs from the parent's in a bit that the generator reads: another stream, whatever the seed.
+    """
+    make = partial(_sampled, switch, sequences, "unigram", switch.parent.seed ^ GAUGE_BIT)
+    return switch.artefact(switch.parent, "gauge_samples", {"sequences": sequences}, make)["rows"].numpy()
+
+
+def _sampled(switch: Switch, sequences: int, start: str, seed: int) -> dict[str, Tensor]:
+    parent, generator = switch.parent, torch.Generator().manual_seed(seed)
+    first = torch.full((sequences,), EOS_ID)
+    if start == "unigram":
+        counts = torch.from_numpy(seen_counts(switch)).double()
+        first = torch.multinomial(counts, sequences, replacement=True, generator=generator)
+    vocab = int(np.flatnonzero(switch.data.byte_lengths)[-1]) + 1  # beyond it is padding
+    return {"rows": sample_rows(switch.frozen(parent), first, parent.model.context, vocab, generator)}
 
 
 def fisher(switch: Switch, sequences: int) -> dict[str, Tensor]:
