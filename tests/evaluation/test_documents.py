@@ -24,7 +24,7 @@ def split_of(folder: Path, lengths: list[int], shards: int) -> tuple[TokenSplit,
     """A split whose documents have these lengths, and the documents."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
-    documents = [rng.integers(1, VOCAB, length) for length in lengths]
+    documents = [np.append(i, rng.integers(1, VOCAB, length - 1)) for i, length in enumerate(lengths, start=1)]
     files = []
     for i, part in enumerate(np.array_split(np.arange(len(lengths)), shards)):
         stream = np.concatenate([np.append(documents[d], 0) for d in part] or [np.empty(0)]).astype("<u2")
