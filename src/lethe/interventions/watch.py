@@ -18,7 +18,7 @@ from lethe.interventions.interface import Cost, Intervention, Switch
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from lethe.evaluation.monitors import Probe
+    from lethe.training.monitors import Probe
 
 DRIFT = "drift"
 ROWS = 24
@@ -44,8 +44,8 @@ class Watch(Intervention):
         return Cost("samples", weights=1)
 
     def watch(self, model: nn.Module, step: int) -> dict[str, float]:
-        from lethe.evaluation.monitors import Probe
         from lethe.interventions.derived import gauge_rows
+        from lethe.training.monitors import Probe
 
         if step % self.every:
             return {}

@@ -39,7 +39,7 @@ class Job:
         held_out = {corpus: self.data.split(corpus, "val").fingerprint for corpus in sorted(self.corpora)}
         evaluation = self.evaluation.model_dump(mode="json")
         if evaluation.pop("monitors"):
-            from lethe.evaluation.monitors import VERSION
+            from lethe.training.monitors import VERSION
 
             evaluation["monitors"] = VERSION
         if asked := evaluation.pop("probes"):

@@ -14,12 +14,11 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.parallel import DistributedDataParallel
 
-from lethe.evaluation import monitors
 from lethe.evaluation.losses import evaluate, held_out_rows
 from lethe.evaluation.mine import make_probes, read_probes
 from lethe.evaluation.probes import Probes
 from lethe.interventions.interface import Switch
-from lethe.training import checkpoint
+from lethe.training import checkpoint, monitors
 from lethe.training.batches import Batches
 from lethe.training.job import Job, fingerprints
 from lethe.training.load import fresh_model

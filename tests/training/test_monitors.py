@@ -15,8 +15,6 @@ from scipy.special import rel_entr, softmax
 from torch import nn
 
 from lethe.config import UserError
-from lethe.evaluation import monitors
-from lethe.evaluation.monitors import Monitors, cka, hsic, main_corpus, of_stage
 from lethe.interventions.derived import GAUGE_BIT, gauge_rows, self_samples
 from lethe.interventions.interface import Switch
 from lethe.model.build import build_model, initialise
@@ -26,8 +24,10 @@ from lethe.model.routed import Routed
 from lethe.model.shifted import Shifted
 from lethe.model.transformer import TorchTransformer, rotary_tables
 from lethe.tokens.shards import TokenData
+from lethe.training import monitors
 from lethe.training.job import Job, fingerprints
 from lethe.training.loop import NextTokenLoss, run_stage
+from lethe.training.monitors import Monitors, cka, hsic, main_corpus, of_stage
 from lethe.training.stage import Evaluation, Recipe, Stage
 from lethe.training.store import StageStore
 from lethe.worker import Worker, process_group
