@@ -193,5 +193,5 @@ def _some(state: str, cells: Mapping[str, str]) -> list[str]:
 def _doing(where: Mapping[str, Any]) -> str:
     if not where:
         return "starts"
-    losses = " ".join(f"{corpus} {loss:.2f}" for corpus, loss in where["losses"])
+    losses = "loss " + " ".join(f"{corpus} {loss:.2f}" for corpus, loss in where["losses"])
     return f"stage {where['stage']}/{where['of']}: step {where['step']}/{where['steps']}, {losses}"

@@ -175,7 +175,8 @@ def forgetting_table(rows: list[dict[str, Any]], corpora: list[str]) -> str:
             point = (row["baseline"], row["model"], row["interleaving_ratio"], row["intervention"])
             groups.setdefault(point, []).append(row)
     header = ["baseline", "model", "ratio", "intervention", "seeds"]
-    header += [f"forgetting {c} (lost)" for c in corpora] + [f"final loss {c}" for c in corpora]
+    lost = " (lost)" * any(row.get(f"fraction_lost/{c}") is not None for row in rows for c in corpora)
+    header += [f"forgetting {c}{lost}" for c in corpora] + [f"final loss {c}" for c in corpora]
     lines = [header]
     for (baseline, model, ratio, intervention), group in groups.items():
         line = [baseline, model, "" if ratio is None else f"{ratio:g}", intervention or "", str(len(group))]

@@ -68,9 +68,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path: Path):
 
 def test_all_problems_come_at_once_with_their_lines():
     assert problems("rates: [1, x]\ninner:\n  size: -1\n  lable: y\nmore: 1\n") == [
-        "f.yaml:3: inner.size: found -1; allowed: should be greater than 0",
+        "f.yaml:3: inner.size: found -1; allowed: greater than 0",
         "f.yaml:4: unknown field 'inner.lable' (did you mean 'label'?); allowed: size, label",
-        "f.yaml:1: rates[1]: found 'x'; allowed: should be a valid number, unable to parse string as a number",
+        "f.yaml:1: rates[1]: found 'x'; allowed: a valid number, unable to parse string as a number",
         "f.yaml:5: unknown field 'more'; allowed: inner, rates",
     ]
 

@@ -60,9 +60,10 @@ def section(run: Run) -> Section | None:
     ]
     lead = (
         "The lower left is best. An arm right of another that forgets no less is beaten; what lies below the blue "
-        "line forgets less than interleaving would at the same loss. The table says by how much, seed by seed."
+        "line forgets less than interleaving would at the same loss."
     )
     tables = [table] if (table := matched_table(run.results, run.groups)) else []
+    lead += " The table says by how much, seed by seed." * len(tables)
     return Section("learning", "Learning against forgetting", lead, parts=[*pictures, *tables])
 
 

@@ -25,6 +25,7 @@ from grid.report.style import COLOURS, FAMILY, draw, errors, look, looks, panels
 from lethe.evaluation.fits import PowerLaw, fit_decline
 from lethe.evaluation.intervals import mean_interval
 
+WITHOUT_SHARE = "needs a cell that learned another corpus first, as of the other order"
 ROW, MOST_ROWS = 21, 3  # pixels an arm; panels one below the other
 Family = tuple[str, str, str, str, list[Group]]
 
@@ -53,10 +54,13 @@ def section(run: Run) -> Section | None:
                     _spoken_arms(here),
                 )
             )
+    share = "the share of the gain that was lost stands beside them"
+    if not _shares(families):
+        share = f"the share of the gain that was lost {WITHOUT_SHARE}"
     lead = (
         "Look for the slope on the left of the first figure: how much the first few per cent of old text save. "
-        "Nats alone mislead between orders, for one corpus has more to lose than another: the share of the gain that "
-        f"was lost stands beside them. {about_intervals(run)}"
+        f"Nats alone mislead between orders, for one corpus has more to lose than another: {share}. "
+        f"{about_intervals(run)}"
     )
     return Section("forgetting", "Forgetting", lead, parts=parts)
 
@@ -65,9 +69,11 @@ def _by_ratio(run: Run, baselines: list[str], families: list[Family], alone: boo
     return Picture(
         "forgetting-by-ratio" + (f"-{baselines[0]}" if alone else ""),
         "Forgetting against interleaving ratio" + (f": {baselines[0]}" if alone else ""),
-        "Left: loss on the earlier corpus at the end minus its loss when its own stage ended. Right: the same as a "
-        "share of what that stage had gained. Small points are seeds, large ones means with 95 % intervals; the "
-        "dotted line is the fitted decline. The axis is in square roots, to part low ratios.",
+        "Loss on the earlier corpus at the end minus its loss when its own stage ended"
+        + "; on the right as a share of what that stage had gained" * _shares(families)
+        + ". Hollow points are seeds, full ones means with 95 % intervals"
+        + "; the dotted line is the fitted decline" * any(decline(arms, earlier) for *_, earlier, arms in families)
+        + ". The axis is in square roots, to part low ratios.",
         forgetting_by_ratio(run.results[run.results["baseline"].isin(baselines)]),
         "; ".join(_spoken(*family) for family in families),
     )
@@ -76,29 +82,31 @@ def _by_ratio(run: Run, baselines: list[str], families: list[Family], alone: boo
 def forgetting_by_ratio(results: pd.DataFrame) -> go.Figure:
     """Forgetting against the interleaving ratio, a row per baseline and earlier corpus.
 
-    In nats per token on the left, as per cent of the gain on the right. Small points are seeds, large ones their means
-    with intervals; colours are models, or interventions where there is one model. Dotted is `decline`, in nats.
+    In nats per token on the left, as per cent of the gain on the right, where that is known. Hollow points are seeds,
+    full ones their means with intervals; colours are models, or interventions where there is one model. Dotted is
+    `decline`, in nats.
     """
     families = _families(seed_groups(results))
     rows = unique((baseline, earlier) for baseline, _, _, earlier, _ in families)
     models = unique(family[1] for family in families)
     labels = unique(family[2] for family in families)
-    figure = panels(len(rows), 2, [t for b, x in rows for t in (f"{b}: {x}", "")])
+    columns = 1 + _shares(families)
+    figure = panels(len(rows), columns, [t for b, x in rows for t in (f"{b}: {x}", "")[:columns]])
     for baseline, model, label, earlier, arms in families:
         row = rows.index((baseline, earlier)) + 1
         colours = [FAMILY, *COLOURS]
         number_of = models.index(model) if len(models) > 1 else labels.index(label)
         style = look(colours[number_of % len(colours)], number_of)
         name = " ".join([model] * (len(models) > 1) + [label] * (len(labels) > 1)) or label
-        for column, (metric, scale) in enumerate(_scales(earlier), 1):
+        for column, (metric, scale) in enumerate(_scales(earlier)[:columns], 1):
             _ratio_panel(figure, row, column, name, arms, metric, scale, style)
         if law := decline(arms, earlier):
             x = np.linspace(0, _root(arms[-1].ratio), 60)
             dotted = {"mode": "lines", "line": {"color": style["line"]["color"], "dash": "dot"}, "hoverinfo": "skip"}
             draw(figure, row, 1, name, zip(x, law(x**2), strict=True), **dotted)
     for row in range(1, len(rows) + 1):
-        figure.update_yaxes(title="forgetting, nats", row=row, col=1)
-        figure.update_yaxes(title="gain lost, %", row=row, col=2)
+        for column, title in enumerate(("forgetting, nats", "gain lost, %")[:columns], 1):
+            figure.update_yaxes(title=title, row=row, col=column)
     ratios = sorted({g.ratio for *_, arms in families for g in arms if g.ratio is not None})
     figure.update_xaxes(tickvals=list(map(_root, ratios)), ticktext=list(map(percent, ratios)))
     figure.update_xaxes(title="interleaving ratio", row=max(1, len(rows)))
@@ -153,7 +161,7 @@ def _ratio_panel(
     bars = errors([scale * m.half if m and m.half else None for m in means], style["line"]["color"])
     points = [(place, scale * m.mean) for place, m in zip(places, means, strict=True) if m]
     draw(figure, row, column, name, points, mode="lines+markers", error_y=bars, **style)
-    small = style["marker"] | {"size": 4, "opacity": 0.5}
+    small = {"color": style["line"]["color"], "symbol": "circle-open", "size": 9, "opacity": 0.6}
     draw(figure, row, column, name, seeds, mode="markers", marker=small)
 
 
@@ -184,6 +192,11 @@ def _families(groups: list[Group]) -> list[Family]:
                     name = "interleaving" if arms[0].kind == "none" else f"{label} + interleaving"
                     found.append((baseline, model, name, earlier, arms))
     return found
+
+
+def _shares(families: list[Family]) -> bool:
+    """Whether it is known of any arm what share of the gain was lost."""
+    return any(g.values(f"fraction_lost/{earlier}") for *_, earlier, arms in families for g in arms)
 
 
 def _declines(families: list[Family]) -> Table | None:

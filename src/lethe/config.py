@@ -174,8 +174,8 @@ def _field(location: Location) -> str:
 
 def _describe(model: type[BaseModel], raw: RawConfig, error: dict[str, Any]) -> str:
     location: Location = tuple(error["loc"])
-    field = _field(location)
-    found, allowed = _shorten(error["input"]), error["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    field, found, allowed = _field(location), _shorten(error["input"]), error["msg"].removeprefix("Value error, ")
+    allowed = allowed.removeprefix("Input ").removeprefix("should be ").replace("a valid tuple", "a list")
     if error["type"] == "extra_forbidden":
         fields = list(_model_at(model, location[:-1]).model_fields)
         near = difflib.get_close_matches(str(location[-1]), fields, n=1)

@@ -64,7 +64,8 @@ def open_stage(path: Path, config_path: Path | None) -> FinishedStage:
     record = store.record(folder.name)
     if record is None:
         raise UserError(
-            f"--checkpoint: found {path}; allowed: the folder of a finished stage, or its model.safetensors"
+            f"--checkpoint: found {path}; allowed: the folder of a finished stage, or its model.safetensors "
+            "(`python -m ray_jobs.run_grid GRID --plan` names the stages of a grid)"
         )
     stage = Stage.model_validate(record["stage"])
     tokens = folder.parent.parent.parent / "data" / "tokens" / record["tokens_folder"]

@@ -21,7 +21,9 @@ def parser(doc: str | None, config: str = "a grid's YAML") -> argparse.ArgumentP
     """The command line CONFIG [key=value ...]; parse it with `parse_intermixed_args`."""
     result = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     result.add_argument("config", metavar="CONFIG", help=config)
-    result.add_argument("overrides", nargs="*", metavar="key=value", help="override a field, e.g. stage.tokens=50000")
+    result.add_argument(
+        "overrides", nargs="*", default=[], metavar="key=value", help="override a field, e.g. stage.tokens=50000"
+    )
     return result
 
 

@@ -9,6 +9,7 @@ import argparse
 import math
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from lethe.config import UserError
@@ -187,12 +188,15 @@ def show_samples(finished: FinishedStage, rows: "dict[str, ndarray]", sampling: 
 def chat(finished: FinishedStage, sampling: Sampling) -> None:
     """Go on with each line of the standard input, until its end or /quit."""
     asks = sys.stdin.isatty()
-    for number in range(sys.maxsize):
-        print("> " if asks else "", end="", flush=True)
-        line = sys.stdin.buffer.readline().decode(errors="replace")
-        if not line or line.strip() == "/quit":
-            return
-        write(finished, line.strip(), sampling._replace(seed=sampling.seed + number))
+    if asks:
+        print("the model goes on with each line; /quit ends")
+    with suppress(KeyboardInterrupt):
+        for number in range(sys.maxsize):
+            print("> " if asks else "", end="", flush=True)
+            line = sys.stdin.buffer.readline().decode(errors="replace")
+            if not line or line.strip() == "/quit":
+                return
+            write(finished, line.strip(), sampling._replace(seed=sampling.seed + number))
 
 
 def write(finished: FinishedStage, prompt: str, sampling: Sampling) -> None:

@@ -161,8 +161,8 @@ def test_every_problem_of_a_grid_is_named_at_once(grid):
     )
     for expected in (
         "models: found 'toyy' (did you mean 'toy'?); allowed: 110m, 13m,",
-        "interleaving_ratios[1]: found 1.0; allowed: should be less than 1",
-        "seeds[0]: found -1; allowed: should be greater than or equal to 0",
+        "interleaving_ratios[1]: found 1.0; allowed: less than 1",
+        "seeds[0]: found -1; allowed: greater than or equal to 0",
         "interventions.pull: strength",
         "unknown field 'surprise'",
     ):

@@ -34,7 +34,7 @@ def test_lines_count_what_is_left(tree, capsys, clock):
     progress.evaluated(cell.name, stage.identity, stage.steps, {"loss/food": 2.5, "bpb/food": 1.0})
     progress.settled(cell.name, "finished", None)
     first, second = capsys.readouterr().out.splitlines()
-    assert f"0/{n} cells  {cell.name} stage 1/2: step {stage.steps}/{stage.steps}, food 2.50" in first
+    assert f"0/{n} cells  {cell.name} stage 1/2: step {stage.steps}/{stage.steps}, loss food 2.50" in first
     assert f"1/{n} cells  {cell.name} finished" in second
     assert "left" in second
 
@@ -64,7 +64,7 @@ def test_what_is_kept_tells_the_same_to_others(tree, capsys):
         assert life(now).startswith("running (")
         steps = ran.stages[1].steps
         assert describe(now)[2:] == [
-            f"  running  {ran.name} stage 2/2: step 5/{steps}, food 2.50 automotive 3.25",
+            f"  running  {ran.name} stage 2/2: step 5/{steps}, loss food 2.50 automotive 3.25",
             f"  failed  {bad.name} failed: its process was lost",
         ]
         assert now["tokens_per_second"] * now["seconds"] == pytest.approx(5 * ran.stages[1].tokens_per_step)
@@ -114,7 +114,7 @@ def test_on_a_terminal_there_is_one_live_view(tmp_path):
             while more := os.read(ours, 10_000):
                 shown += more
     text = shown.decode()
-    assert "step 7/293, food 2.50" in text
+    assert "step 7/293, loss food 2.50" in text
     assert "failed: because" in text
     assert "0 finished, 1 running, 1 failed, 12 waiting" in text
     assert "] 0/14 cells" not in text, "no plain lines between"

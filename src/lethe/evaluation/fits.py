@@ -69,7 +69,7 @@ def _fit(law: Law, x: np.ndarray, y: np.ndarray, exponents: tuple[float, float])
     from scipy.optimize import least_squares
 
     x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    if len(np.unique(x)) < 3 or len(x) < 4:
+    if len(np.unique(x)) < 4:  # as many as there are parameters pass through three
         return None
 
     def scale(point: np.ndarray) -> float:

@@ -40,6 +40,7 @@ class ModelConfig(Config):
     @field_validator("d_ff", mode="before")
     @classmethod
     def _derived_d_ff(cls, d_ff: Any, info: ValidationInfo) -> Any:
+        # 8/3 d_model / 64 is d_model / 24
         return math.ceil(info.data.get("d_model", 1) / 24) * 64 if d_ff is None else d_ff
 
 

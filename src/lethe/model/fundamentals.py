@@ -1,8 +1,8 @@
 """The model of `transformer.py` written out: every step a matrix product, a sum or an elementwise function.
 
-Nothing here is hidden in a library layer, so that it can be read next to the papers; it is slower, and gives the same
-logits and gradients. Letters of shapes: B batch, T tokens, V vocabulary, D d_model, H heads, S = D / H features of a
-head, F d_ff.
+Nothing here is hidden in a library layer, so that it can be read next to the papers; it is slower, has no cache, and
+gives the same logits and gradients, to rounding. Letters of shapes: B batch, T tokens, V vocabulary, D d_model, H
+heads, S = D / H features of a head, F d_ff.
 """
 
 import math
@@ -14,7 +14,7 @@ from lethe.model.config import ModelConfig
 
 
 class Transformer(nn.Module):
-    """A decoder-only language model; its parameters are to be drawn (`initialise`) or loaded."""
+    """A decoder-only language model; its parameters are to be drawn (`build.initialise`) or loaded."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Transformer(nn.Module):
 
 
 class Weight(nn.Module):
-    """One matrix [rows, columns] under the name `weight`, to be used in products."""
+    """One matrix [rows, columns] under the name `weight`, as in torch's layers: a checkpoint fits both models."""
 
     def __init__(self, rows: int, columns: int) -> None:
         super().__init__()
@@ -109,7 +109,10 @@ class FeedForward(nn.Module):
 
 
 def softmax(x: Tensor) -> Tensor:
-    """exp(x) / sum exp(x) over the last dimension, in float32; taking off the maximum changes only the overflow."""
+    """exp(x) / sum exp(x) over the last dimension, in float32.
+
+    Taking off the maximum changes only the overflow, so no gradient goes through it.
+    """
     x = x.float()
     exponential = torch.exp(x - x.detach().amax(dim=-1, keepdim=True))
     return exponential / exponential.sum(dim=-1, keepdim=True)

@@ -12,7 +12,7 @@ from lethe.model.config import ModelConfig
 
 
 class TorchTransformer(nn.Module):
-    """A decoder-only language model; its parameters are to be drawn (`initialise`) or loaded."""
+    """A decoder-only language model; its parameters are to be drawn (`build.initialise`) or loaded."""
 
     def __init__(self, config: ModelConfig, vocab_size: int) -> None:
         super().__init__()
@@ -38,7 +38,7 @@ class TorchTransformer(nn.Module):
             x = block(x, rotation, cache.memory[i, ..., :end, :] if cache else None)
         if cache:
             cache.tokens = end
-        return F.linear(self.norm(x), self.embedding.weight)
+        return F.linear(self.norm(x), self.embedding.weight)  # the tied head: its weights are the embedding's
 
 
 class Cache:
@@ -83,12 +83,14 @@ class Attention(nn.Module):
         """`memory` is [2, B, H, earlier tokens + T, S]: keys and values, the last T of them still to be filled in."""
         B, T, D = x.shape
         qkv = self.qkv(x).view(B, T, 3, self.heads, D // self.heads)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # each [B, H, T, S]
-        q, k, mask = rotate(q, rotation), rotate(k, rotation), None
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # [B, H, 3, T, S], and of it each [B, H, T, S]
+        q, k = rotate(q, rotation), rotate(k, rotation)
+        mask = None
         if memory is not None:
             earlier = memory.shape[3] - T
-            memory[..., earlier:, :] = torch.stack((k, v))
+            memory[..., earlier:, :] = torch.stack((k, v))  # kept in the cache
             k, v = memory
+            # Row t is the token at earlier + t, and sees that one and those before it.
             mask = torch.ones(T, earlier + T, dtype=torch.bool, device=x.device).tril(earlier)
         y = F.scaled_dot_product_attention(q, k, v, mask, is_causal=mask is None)
         return self.out(y.transpose(1, 2).reshape(B, T, D))
