@@ -32,7 +32,7 @@ def main(argv: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, metavar="RUN_FOLDER", help="runs/NAME of a finished grid")
     parser.add_argument("--baseline", default="sequential_ab", metavar="NAME", help="default: %(default)s")
-    parser.add_argument("--model", metavar="NAME", help="default: the grid's only one")
+    parser.add_argument("--model", metavar="NAME", help="default: a table for each")
     parser.add_argument("--against", metavar="ARM", help="an intervention; default: interleaving at the highest ratio")
     given = parser.parse_args(argv)
     path = given.run / "results.parquet"
@@ -46,13 +46,16 @@ def main(argv: list[str]) -> int:
     if given.baseline not in baselines:
         raise UserError(f"--baseline: found {given.baseline!r}; allowed: {', '.join(baselines)}")
     models = list(cells["model"].unique())
-    if given.model not in models and not (given.model is None and len(models) == 1):
+    if given.model not in (None, *models):
         raise UserError(f"--model: found {given.model!r}; allowed: {', '.join(models)}")
-    cells = cells[cells["model"] == (given.model or models[0])]
     arms = cells[cells["interleaving_ratio"] == 0]["intervention"].unique()
     if given.against is not None and given.against not in arms:
         raise UserError(f"--against: found {given.against!r}; allowed: {', '.join(arms)}")
-    print(table(cells, given.against))
+    models = [given.model] if given.model else models
+    for model in models:
+        if len(models) > 1:
+            print(f"\n{model}\n")
+        print(table(cells[cells["model"] == model], given.against))
     return 0
 
 
@@ -64,7 +67,8 @@ def table(cells: pd.DataFrame, against: str | None = None) -> str:
     earlier, later = forgotten(cells), list(dict.fromkeys(y for _, y in corpus_pairs(cells)))
     lost, learned = [f"forgetting/{x}" for x in earlier], [f"final_loss/{y}" for y in later]
     name, reference = _other(cells, against)
-    means = _by_arm(summary(cells, [*lost, *(f"fraction_lost/{x}" for x in earlier), *learned, *SHARES]))
+    wanted = [*lost, *(f"fraction_lost/{x}" for x in earlier), *learned, *SHARES]
+    means = _by_arm(summary(cells, [metric for metric in wanted if metric in cells]))
     plain = _by_arm(paired_differences(cells, learned))
     other = _by_arm(paired_differences(cells, [*lost, *learned], reference))
     columns = [

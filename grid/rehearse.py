@@ -198,7 +198,7 @@ def _devices(tree: Tree, identity: str) -> float:
 
 def describe(result: Mapping[str, Any]) -> str:
     """The rehearsal for people: a line for each model, what is wrong, and what the whole grid would take."""
-    lines = [["model", "parameters", "steps", "loss", "fallen", "tokens/s", "memory", "of", "verdict"]]
+    lines = [["model", "parameters", "steps", "loss", "to unigrams", "tokens/s", "memory", "of", "verdict"]]
     for name, model in result["models"].items():
         measured = "loss" in model
         lines.append(

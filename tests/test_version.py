@@ -16,13 +16,16 @@ def test_a_checkout_is_told_by_its_commit_and_whether_it_was_changed(tmp_path, m
         command = ["git", "-C", tmp_path, *who, *arguments]
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout
 
-    (tmp_path / "file").write_text("one")
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "file").write_text("one")
     git("init")
-    git("add", "file")
+    git("add", "src")
     git("commit", "-m", "first")
     git("tag", "v1")
     assert told() == git("rev-parse", "HEAD").strip()
-    (tmp_path / "file").write_text("two")
+    (tmp_path / "notes").touch()
+    assert told() == git("rev-parse", "HEAD").strip()
+    (tmp_path / "src" / "new").touch()
     assert told() == git("rev-parse", "HEAD").strip() + "-dirty"
 
 

@@ -46,6 +46,8 @@ def _corpora(run: Run, config: dict[str, Any], records: list[dict[str, Any]]) ->
         told.append(name + (f" ({size})" if size else ""))
     parts = [f"Corpora. {listed(told)}."]
     source = config.get("source")
+    if isinstance(found, dict) and all(path_of(made, "dataset", "path") for made in found.values()):
+        source = None  # nothing is cut from it
     if source == "sample":
         parts.append("Pages are from the built-in sample of templated text.")
     elif source:
@@ -127,14 +129,17 @@ def _evaluation(config: dict[str, Any]) -> str:
     also = ["monitors of drift from the model of A"] if evaluation.get("monitors") else []
     also += [f"{evaluation['probes']} facts a corpus asked as four-way choices"] if evaluation.get("probes") else []
     again = path_of(config, "stage", "relearning_tokens")
+    contexts = unique(model["context"] for model in config.get("models", {}).values())
+    tokens = listed(f"{evaluation['sequences'] * context:,}" for context in contexts)
+    size = f" ({tokens} tokens)" if tokens else ""
     watched = "".join(f"; {each}" for each in also)
     branch = f" A side branch of {again:,} tokens learns the earlier corpus again." if again else ""
     return (
-        f"Evaluation. Loss in nats per token on the same {evaluation['sequences']} held-out sequences of each corpus "
-        f"at every mark, in float32, denser after a switch{watched}.{branch} Forgetting is "
+        f"Evaluation. Loss in nats per token on the same {evaluation['sequences']} held-out sequences of each "
+        f"corpus{size} at every mark, in float32, denser after a switch{watched}.{branch} Forgetting is "
         "the loss on an earlier corpus at the end minus its loss when its own stage ended; the gain lost is that over "
         "what its stage had gained beyond a model that did not see it. Intervals are Student's 95 % over seeds, "
-        "comparisons are paired by seed."
+        "which tell nothing of other held-out texts; comparisons are paired by seed."
     )
 
 

@@ -83,8 +83,8 @@ def forgetting_by_ratio(results: pd.DataFrame) -> go.Figure:
     """Forgetting against the interleaving ratio, a row per baseline and earlier corpus.
 
     In nats per token on the left, as per cent of the gain on the right, where that is known. Hollow points are seeds,
-    full ones their means with intervals; colours are models, or interventions where there is one model. Dotted is
-    `decline`, in nats.
+    full ones their means with intervals; colours are models and dashes interventions, or both interventions
+    where there is one model. Dotted is `decline`, in nats.
     """
     families = _families(seed_groups(results))
     rows = unique((baseline, earlier) for baseline, _, _, earlier, _ in families)
@@ -94,9 +94,9 @@ def forgetting_by_ratio(results: pd.DataFrame) -> go.Figure:
     figure = panels(len(rows), columns, [t for b, x in rows for t in (f"{b}: {x}", "")[:columns]])
     for baseline, model, label, earlier, arms in families:
         row = rows.index((baseline, earlier)) + 1
-        colours = [FAMILY, *COLOURS]
-        number_of = models.index(model) if len(models) > 1 else labels.index(label)
-        style = look(colours[number_of % len(colours)], number_of)
+        colours, several = [FAMILY, *COLOURS], len(models) > 1
+        number_of = models.index(model) if several else labels.index(label)
+        style = look(colours[number_of % len(colours)], labels.index(label) if several else number_of)
         name = " ".join([model] * (len(models) > 1) + [label] * (len(labels) > 1)) or label
         for column, (metric, scale) in enumerate(_scales(earlier)[:columns], 1):
             _ratio_panel(figure, row, column, name, arms, metric, scale, style)

@@ -44,11 +44,14 @@ def test_the_program_prints_it_and_names_what_is_wrong(tmp_path: Path, capsys: p
         main([str(tmp_path), "--against", "pull"])
 
 
-def test_of_several_models_one_must_be_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_several_models_each_has_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     tiny = results()
-    pd.concat([tiny, tiny.assign(model="wide", **{"forgetting/food": 7.0})]).to_parquet(tmp_path / "results.parquet")
-    with pytest.raises(UserError, match="--model: found None; allowed: tiny, wide"):
-        main([str(tmp_path)])
+    wide = tiny.assign(model="wide", **{"forgetting/food": 7.0})
+    pd.concat([tiny, wide]).to_parquet(tmp_path / "results.parquet")
+    assert main([str(tmp_path)]) == 0
+    assert capsys.readouterr().out == f"\ntiny\n\n{table(tiny)}\n\nwide\n\n{table(wide)}\n"
+    with pytest.raises(UserError, match="--model: found 'narrow'; allowed: tiny, wide"):
+        main([str(tmp_path), "--model", "narrow"])
     assert main([str(tmp_path), "--model", "tiny"]) == 0
     assert capsys.readouterr().out.strip() == table(tiny)
 

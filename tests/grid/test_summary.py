@@ -46,7 +46,7 @@ def line(table: pd.DataFrame, metric: str = "forgetting/food", **wanted) -> pd.S
 
 
 def test_an_arm_is_summed_up_over_its_finished_seeds():
-    table = summary(RESULTS, ["forgetting/food", "final_loss/food", "not/there"])
+    table = summary(RESULTS, ["forgetting/food", "final_loss/food"])
     found = line(table, baseline="sequential_ab", interleaving_ratio=0.0, intervention="plain")
     test = stats.ttest_1samp(list(NONE.values()), 0).confidence_interval()
     assert (found["mean"] - found["half"], found["mean"] + found["half"]) == pytest.approx(tuple(test))
@@ -91,8 +91,22 @@ def test_one_seed_has_a_difference_and_no_interval():
 
 
 def test_a_reference_that_fits_several_arms_is_refused():
-    with pytest.raises(UserError, match="which 3 arms have; allowed: what one has"):
+    with pytest.raises(UserError, match="which 2 arms have; allowed: what one has"):
         paired_differences(RESULTS, ["forgetting/food"], {"model": "toy", "baseline": "sequential_ab"})
+
+
+def test_of_several_the_reference_is_the_one_at_the_arm_s_own_ratio():
+    pulled = RESULTS[RESULTS["intervention"] == "l2_sp"].assign(interleaving_ratio=0.05)
+    table = paired_differences(pd.concat([RESULTS, pulled]), ["forgetting/food"], {"intervention": "plain"})
+    for ratio, plain in ((0.0, NONE), (0.05, REPLAY)):
+        found = line(table, interleaving_ratio=ratio, intervention="l2_sp")
+        assert found["mean"] == pytest.approx(sum(PULL[seed] - plain[seed] for seed in PULL) / 2)
+    assert set(table["intervention"]) == {"l2_sp"}
+
+
+def test_a_metric_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match="metrics: found forgeting/food; allowed: columns of the results"):
+        summary(RESULTS, ["forgeting/food"])
 
 
 def test_nothing_finished_gives_empty_tables():
