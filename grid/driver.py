@@ -33,26 +33,29 @@ def check_budgets(tree: Tree, data: TokenData) -> None:
 
     Where more epochs than one are allowed and needed, say so.
     """
-    allowed, problems, warned = tree.grid.stage.max_epochs, [], set[str]()
-    for (corpus, context), windows in sorted(tree.reads.items()):
+    allowed, warned = tree.grid.stage.max_epochs, set[str]()
+    problems: dict[tuple[str, str], str] = {}  # what is read too often once a corpus, of the model that reads most
+    for (corpus, context), windows in sorted(tree.reads.items(), key=lambda read: -read[1] * read[0][1]):
         have = data.split(corpus, "train").windows(context)
         if windows > allowed * have:
-            problems.append(
+            problems.setdefault(
+                ("max_epochs", corpus),
                 f"stage.max_epochs: found {allowed:g}; corpus {corpus} has {have * context:,} training tokens "
                 f"({data.root.name}), a sequence reads {windows * context:,}; allowed: at least "
-                f"{windows / max(have, 1):.2f} epochs, fewer stage.tokens, or a larger source"
+                f"{windows / max(have, 1):.2f} epochs, fewer stage.tokens, or a larger source",
             )
         elif windows > have and corpus not in warned:
             warned.add(corpus)
             say(f"note: a sequence reads corpus {corpus} {windows / have:.2f} times (stage.max_epochs: {allowed:g})")
         held_out, wanted = data.split(corpus, "val").windows(context), tree.grid.stage.evaluation.sequences
         if held_out < wanted:
-            problems.append(
+            problems.setdefault(
+                (f"sequences of {context}", corpus),
                 f"stage.evaluation.sequences: found {wanted:,}; corpus {corpus} holds out {held_out:,} sequences of "
-                f"{context} tokens; allowed: at most that, or a larger source or val_share"
+                f"{context} tokens; allowed: at most that, or a larger source or val_share",
             )
     if problems:
-        raise UserError("\n".join(problems))
+        raise UserError("\n".join(problems.values()))
 
 
 def keys_of(tree: Tree, data: TokenData) -> dict[str, str]:
