@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lethe.evaluation.history import History, StageCurve
-from lethe.evaluation.metrics import CELL_METRICS, metrics
+from lethe.evaluation.metrics import CELL_LOSSES, CELL_METRICS, CORPUS_LOSSES, metrics
 
 
 def stage(mixture: dict[str, float], a: list[float], b: list[float]) -> StageCurve:
@@ -25,7 +25,7 @@ VALUES = metrics(History([A, THEN_B], [A, B, BOTH]), ["a", "b"])
 
 def test_every_loss_is_there_in_bits_per_byte_too():
     in_bits = [name for name in VALUES if "_bpb" in name]
-    assert len(in_bits) == 9 * 2 + 3
+    assert len(in_bits) == len(CORPUS_LOSSES) * 2 + len(CELL_LOSSES)
     for name in in_bits:
         nats, bytes_ = VALUES[name.replace("_bpb", "")], {"a": 4, "b": 2}.get(name[-1])
         if bytes_ and "/" in name:

@@ -19,7 +19,9 @@ from report_runs import (
 )
 
 from grid.report import write_report
+from grid.report.arms import CELL, FURTHER, MAIN
 from lethe.config import UserError
+from lethe.evaluation.metrics import CELL_LOSSES, CELL_METRICS, CORPUS_LOSSES, CORPUS_METRICS
 
 
 @pytest.fixture(scope="module")
@@ -220,3 +222,10 @@ def test_names_are_text(tmp_path):
     shown = HOSTILE.replace("\u202e", "\\u202e")
     assert f"{shown}: what was forgotten" in hostile.text and f"(failed: {shown})" in hostile.text
     assert "\u202e" not in hostile.text
+
+
+def test_every_metric_of_the_tables_is_one_of_the_results():
+    known = {*CORPUS_METRICS, *CELL_METRICS} | {
+        f"{name}{unit}" for name in (*CORPUS_LOSSES, *CELL_LOSSES) for unit in ("", "_bpb")
+    }
+    assert {metric.name for metric in (*MAIN, *CELL, *FURTHER)} <= known

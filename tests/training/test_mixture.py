@@ -1,4 +1,4 @@
-"""Law 1: which window fills which slot is a pure function, spread evenly, and no window is read twice an epoch."""
+"""Which window fills which slot is a pure function, spread evenly, and no window is read twice an epoch."""
 
 import numpy as np
 from hypothesis import given

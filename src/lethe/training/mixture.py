@@ -1,4 +1,4 @@
-"""Law 1: the batch of a step is a pure function of stage and step.
+"""The batch of a step is a pure function of stage and step.
 
 A mixture is spread over the sequence of windows by counting, not by chance, and each corpus is read in an order
 given by a permutation that can be evaluated at any position. No state, hence exact resume, and the number of ranks

@@ -1,4 +1,4 @@
-"""AdamW and the learning rate of a stage. A schedule belongs to its stage: it never spans a switch (law 2)."""
+"""AdamW and the learning rate of a stage. A schedule belongs to its stage: it never spans a switch."""
 
 import math
 from collections import defaultdict
