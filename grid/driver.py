@@ -136,7 +136,8 @@ def _run(grid: Grid, data: TokenData, uri: str, quiet: bool) -> int:
     bad = [row for row in rows if row["status"] != "finished"]
     for row in bad:
         print(f"{row['cell']}: {row['status']}: {row['reason']}")
-    print(f"\nreport  {os.path.relpath(report)}\nMLflow  {tracker.where_to_look()}")
+    page = report if os.path.relpath(report).startswith("..") else os.path.relpath(report)
+    print(f"\nreport  {page}\nMLflow  {tracker.where_to_look()}")
     if unsent:
         print(f"{unsent}; the same command sends them")
     return 1 if bad or unsent else 0

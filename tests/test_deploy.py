@@ -55,3 +55,12 @@ def test_the_image_holds_every_room_that_a_job_imports():
     copied = {word for line in re.findall(r"^COPY (.*)$", DOCKERFILE, re.M) for word in line.split()[:-1]}
     assert copied >= {"src", "grid", "ray_jobs", "configs", "pyproject.toml", "README.md"}
     assert all((ROOT / name).exists() for name in copied)
+    sent = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    assert sent == copied
+
+
+def test_all_run_as_the_image_s_user_whose_group_may_write_the_storage():
+    (user,) = re.findall(r"^RUN useradd .*--uid (\d+)", DOCKERFILE, re.M)
+    for group in GROUPS:
+        asked = group["template"]["spec"]["securityContext"]
+        assert asked == {"runAsNonRoot": True, "runAsUser": int(user), "fsGroup": int(user)}
