@@ -109,6 +109,12 @@ def test_ranks_see_the_same_batches_as_one(program, tmp_path, ranks, overrides):
         assert more_curve[name][-1] == pytest.approx(one_curve[name][-1], rel=1e-2)
 
 
+def assert_same_bits(folder: Path) -> None:
+    (whole, whole_curve), (broken, broken_curve) = only_stage(folder / "whole"), only_stage(folder / "broken")
+    assert broken["files"] == whole["files"]
+    assert all((broken_curve[name] == values).all() for name, values in whole_curve.items())
+
+
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_killed_for_real_the_end_has_the_same_bits(program, tmp_path, ranks):
     finish(program("whole", ranks))
@@ -117,9 +123,7 @@ def test_killed_for_real_the_end_has_the_same_bits(program, tmp_path, ranks):
     output = finish(program("broken", ranks))
     first = int(output[output.index("step ") :].split()[1].split("/")[0])
     assert first > 75, "it did not go on from its checkpoint"
-    (whole, whole_curve), (broken, broken_curve) = only_stage(tmp_path / "whole"), only_stage(tmp_path / "broken")
-    assert broken["files"] == whole["files"]
-    assert all((broken_curve[name] == values).all() for name, values in whole_curve.items())
+    assert_same_bits(tmp_path)
 
 
 @pytest.mark.long
@@ -135,9 +139,7 @@ def test_twenty_kills_at_random_steps_change_no_bit(program, tmp_path, ranks):
         assert first == 0 or first > reached - 5, "more than one checkpoint interval was lost"
         reached = target
     finish(program("broken", ranks, "stage.checkpoint_every=5"))
-    (whole, whole_curve), (broken, broken_curve) = only_stage(tmp_path / "whole"), only_stage(tmp_path / "broken")
-    assert broken["files"] == whole["files"]
-    assert all((broken_curve[name] == values).all() for name, values in whole_curve.items())
+    assert_same_bits(tmp_path)
 
 
 @pytest.mark.long

@@ -25,7 +25,6 @@ from grid.report.style import COLOURS, FAMILY, draw, errors, look, looks, panels
 from lethe.evaluation.fits import PowerLaw, fit_decline
 from lethe.evaluation.intervals import mean_interval
 
-WITHOUT_SHARE = "needs a cell that learned another corpus first, as of the other order"
 ROW, MOST_ROWS = 21, 3  # pixels an arm; panels one below the other
 Family = tuple[str, str, str, str, list[Group]]
 
@@ -54,13 +53,13 @@ def section(run: Run) -> Section | None:
                     _spoken_arms(here),
                 )
             )
-    share = "the share of the gain that was lost stands beside them"
+    share = "stands beside them"
     if not _shares(families):
-        share = f"the share of the gain that was lost {WITHOUT_SHARE}"
+        share = "needs a cell that learned another corpus first, as of the other order"
     lead = (
         "Look for the slope on the left of the first figure: how much the first few per cent of old text save. "
-        f"Nats alone mislead between orders, for one corpus has more to lose than another: {share}. "
-        f"{about_intervals(run)}"
+        f"Nats alone mislead between orders, for one corpus has more to lose than another: the share of the gain that "
+        f"was lost {share}. {about_intervals(run)}"
     )
     return Section("forgetting", "Forgetting", lead, parts=parts)
 

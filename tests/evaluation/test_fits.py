@@ -71,6 +71,7 @@ def test_growth_begins_straight_and_has_the_logarithm_between():
         ([0.0], [1.0]),
         ([0.0, 1.0, 1.0, 0.0], [0.0, 1.0, 1.0, 0.0]),  # two places tell nothing of a curve
         ([0.0, 1.0, 2.0], [0.0, 1.0, 1.5]),  # three parameters through three points have no error
+        ([0.0, 1.0, 2.0] * 2, [0.0, 1.0, 1.5, 0.1, 1.1, 1.6]),  # nor, but for the seeds, at three places
         ([0.0, 1.0, 2.0, 3.0], [0.0, -0.1, -0.2, -0.3]),  # nothing is forgotten
     ],
 )

@@ -56,6 +56,20 @@ def test_forgetting_by_ratio_draws_every_seed_their_means_and_intervals(rows):
     assert list(figure.layout.xaxis.ticktext) == ["0 %", "5 %", "25 %"]
 
 
+def test_a_share_that_is_not_known_has_no_panel(rows):
+    figure = forgetting_by_ratio(pd.DataFrame(rows).drop(columns=["fraction_lost/food", "fraction_lost/automotive"]))
+    assert {t.xaxis for t in traces(figure, mode="lines+markers")} == {"x", "x2"}  # an order each
+    assert [axis.title.text for axis in figure.select_yaxes()] == ["forgetting, nats"] * 2
+
+
+def test_arms_of_several_models_and_interventions_look_different(rows):
+    kinds = ("none", "l2_sp")
+    rows = [r | {"intervention": k, "intervention_kind": k, "model": m} for r in rows for k in kinds for m in "ab"]
+    figure = forgetting_by_ratio(pd.DataFrame(rows))
+    looks = {(t.line.color, t.line.dash) for t in traces(figure, mode="lines+markers", xaxis="x")}
+    assert len(looks) == 4
+
+
 def test_the_order_of_the_cells_does_not_matter_to_the_ratios(rows):
     figure = forgetting_by_ratio(pd.DataFrame(rows[:6][::-1]))
     assert list(traces(figure, mode="lines+markers", xaxis="x")[0].x) == pytest.approx(np.sqrt([0, 0.05, 0.25]))
