@@ -25,8 +25,9 @@ def find(runs: Path, plans: Iterable[Mapping[str, Any]] = ()) -> list[Litter]:
     """All litter below `runs`. What the plans of its grids name is needed, and what `plans` name (as Tree.plan)."""
     stages = {stage["key"]: stage for plan in (*_plans(runs), *plans) for stage in plan["stage_list"] if "key" in stage}
     found = [*_of_stages(StageStore(runs / "stages"), stages), *_of_artefacts(runs / "artefacts", stages)]
-    for plan in runs.glob("*/plan.json"):
-        found += [(plan.parent / "ray", "Ray's records of a run that was killed")]
+    for ray in runs.glob("*/ray"):
+        with suppress(OSError), FileLock(ray.with_name("lock"), timeout=0):  # else it runs, or nothing can be deleted
+            found += [(ray, "Ray's records of a run that was killed")]
     found += [(folder, "models of a rehearsal") for folder in runs.glob("*/rehearsal")]
     return [Litter(path, _size(path), why) for path, why in found if path.exists()]
 

@@ -82,7 +82,8 @@ def run(grid: Grid, data: TokenData, uri: str, quiet: bool = False) -> int:
         raise _is_taken(grid) from None
     except OSError as error:  # a full disk, a bucket that does not answer
         place = grid.bucket or grid.storage
-        raise UserError(f"{place}: {error}; what is finished is kept: the same command goes on from here") from None
+        kept = f"what is finished is kept in {place}: the same command goes on from here"
+        raise UserError(f"{error}; {kept}") from None
 
 
 def _is_taken(grid: Grid) -> UserError:
@@ -133,6 +134,7 @@ def _run(grid: Grid, data: TokenData, uri: str, quiet: bool) -> int:
         store.bucket.push(setup.scratch, exactly=True)  # nothing: what Ray Train has left there
     print(forgetting_table(rows, list(grid.corpora)))
     unsent = tracker.close()
+    progress.sent(unsent)
     bad = [row for row in rows if row["status"] != "finished"]
     for row in bad:
         print(f"{row['cell']}: {row['status']}: {row['reason']}")

@@ -41,6 +41,7 @@ class Progress:
         self.bad: dict[str, dict[str, str | None]] = {}
         self.total = self._tokens_left()
         self.ended: float | None = None
+        self.unsent: str | None = "not all runs may be in MLflow"
         self.began, self.started = time.time(), time.monotonic()
         self.printed = self.kept = self.started
         self._stack = ExitStack()
@@ -97,6 +98,11 @@ class Progress:
         self._line(cell, f"{status}: {reason}" if reason else status, wrong=status != "finished")
         self._keep()
 
+    def sent(self, unsent: str | None) -> None:
+        """MLflow has all; else why not. Until then it counts as not known."""
+        self.unsent = unsent
+        self._keep()
+
     def beat(self) -> None:
         """To be called often: keeps what is counted every few seconds, so that others see that the driver lives."""
         if time.monotonic() - self.kept >= SECONDS_BETWEEN_LINES:
@@ -114,6 +120,7 @@ class Progress:
             "began": self.began,
             "updated": time.time(),
             "ended": self.ended,
+            "unsent": self.unsent,
             "seconds": elapsed,
             "seconds_left": left / speed if speed else None,
             "tokens_per_second": speed,
@@ -179,7 +186,8 @@ def life(now: Mapping[str, Any]) -> str:
     """Whether the driver that kept a snapshot is there still, for people."""
     driver, silent = f"{now['host']}, pid {now['pid']}", time.time() - now["updated"]
     if now["ended"]:
-        return f"ended {clock(silent)} ago ({driver})"
+        unsent = f"; {now['unsent']}: the same command sends them" if now.get("unsent") else ""
+        return f"ended {clock(time.time() - now['ended'])} ago ({driver}){unsent}"
     if silent > SILENCE:
         return f"no sign of life for {clock(silent)} ({driver}): if it is gone, the same command goes on"
     return f"running ({driver})"

@@ -14,6 +14,7 @@ import re
 import shutil
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -31,6 +32,7 @@ from grid.outbox import Outbox, first_line
 from grid.spec import Grid
 from lethe.config import UserError
 from lethe.files import fingerprint
+from lethe.progress import say
 from lethe.version import commit
 
 STATUS = {"finished": "FINISHED", "diverged": "FAILED", "failed": "FAILED", "stopped": "KILLED"}
@@ -47,6 +49,7 @@ BATCH = 800  # points; one call takes 1000 points, params and tags
 PAGE = 1000  # runs
 HOLDS = "lethe.sent"  # the tag that tells which letter a run holds
 LIVE_EVERY = 30.0  # seconds between two letters about a cell that is being trained
+SILENCE = 15.0  # seconds of waiting for the first answer after which people are told
 PATIENCE = 900.0  # seconds, for a server that is away when all else is done
 
 
@@ -124,6 +127,8 @@ class Tracker:
         logging.getLogger("mlflow").setLevel(logging.CRITICAL)  # it tells of migrations, and of each error with a story
         self.uri, self.grid, self.data_sets = uri, grid, data_sets
         check(uri)
+        waits = threading.Timer(SILENCE, say, [f"MLflow at {masked(uri)} has not answered for {SILENCE:g} s: waiting"])
+        waits.start()
         try:
             with _alone(uri):
                 self.client = MlflowClient(uri)
@@ -134,6 +139,8 @@ class Tracker:
             raise
         except Exception as error:  # MLflow's own, SQLAlchemy's, the network's
             raise _unusable(uri, error) from None
+        finally:
+            waits.cancel()
         self.outbox = Outbox[Letter]("MLflow", self.send)
         self._told: dict[str, float] = {}
         self._runs: dict[str, Run] | None = None

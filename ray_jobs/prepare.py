@@ -44,6 +44,20 @@ def _plan(tree: Tree) -> dict[str, Any]:
     return tree.plan(keys, frozenset(i for i, key in keys.items() if store.record(key)))
 
 
+def too_small(grid: Grid) -> str | None:
+    """Why the corpora that are there already do not suffice for the grid."""
+    tokens = existing_tokens(grid)
+    if tokens is None:
+        return None
+    from grid.driver import check_budgets
+
+    try:
+        check_budgets(Tree(grid), TokenData(tokens))
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def existing_tokens(grid: Grid) -> Path | None:
     """The folder of the grid's token shards if it is finished; nothing is made, and no source is asked in vain."""
     if not all((grid.storage / "data" / "corpora" / f"{name}.json").is_file() for name in grid.corpora):

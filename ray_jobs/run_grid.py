@@ -10,6 +10,7 @@ from contextlib import redirect_stdout
 
 from lethe.config import UserError
 from lethe.program import parser, run_program
+from lethe.progress import say
 
 
 def main(argv: list[str]) -> int:
@@ -41,10 +42,12 @@ def main(argv: list[str]) -> int:
     grid = load_grid(given.config, given.overrides)
     if given.plan:
         from grid.tree import describe
-        from ray_jobs.prepare import make_plan
+        from ray_jobs.prepare import make_plan, too_small
 
         plan = make_plan(grid)
         print(json.dumps(plan) if given.json else describe(plan))
+        if refused := too_small(grid):
+            say(f"note: running it would be refused: {refused}")
         return 0
     from grid.fit import fit
     from ray_jobs.prepare import prepare

@@ -84,7 +84,8 @@ def _grid(config: dict[str, Any]) -> str:
     ratios, how = config.get("interleaving_ratios", []), stages.get("interleaving")
     kept = "so that the later stage keeps its token count" if how == "replace" else "on top of the later stage's tokens"
     mixed = f" At interleaving ratio r a share r of a later stage's tokens is old text, {kept}; r was "
-    mixed = f"{mixed}{listed(map(percent, ratios))}." if ratios else ""
+    plain = "; an arm at 0 % without an intervention is called plain" if 0 in ratios else ""
+    mixed = f"{mixed}{listed(map(percent, ratios))}{plain}." if ratios else ""
     seeds = config.get("seeds", [])
     return f"Sequences. {listed(told)}.{mixed} Seeds: {listed(seeds)}; a seed fixes initial weights and data order."
 

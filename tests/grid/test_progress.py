@@ -72,6 +72,9 @@ def test_what_is_kept_tells_the_same_to_others(tree, capsys):
     assert now is not None
     assert now["cells"]["running"] == 0
     assert life(now).startswith("ended 0:00 ago")
+    assert life(now).endswith("); not all runs may be in MLflow: the same command sends them")
+    progress.sent(None)
+    assert "MLflow" not in life(read(tree.grid) or {})
     assert "left" not in describe(now)[1]
 
 

@@ -128,6 +128,19 @@ def test_a_store_that_cannot_be_used_is_refused_at_once_without_its_password(gri
         assert "secret" not in str(error.value)
 
 
+def test_waiting_for_a_server_that_takes_and_does_not_answer_is_told(grid: Grid, monkeypatch, capsys):
+    monkeypatch.setattr("grid.tracking.SILENCE", 0.1)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"http://me:secret@127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(UserError, match="tracking URI: found .*allowed: sqlite"):
+            Tracker(address, grid, "a plan", {})
+    said = capsys.readouterr().err
+    assert "has not answered for 0.1 s: waiting" in said
+    assert "secret" not in said
+
+
 def test_a_deleted_experiment_is_named(grid: Grid, uri: str):
     MlflowClient(uri).delete_experiment(Tracker(uri, grid, "a plan", {}).experiment)
     with pytest.raises(UserError, match="is deleted; allowed: .* name=ANOTHER"):

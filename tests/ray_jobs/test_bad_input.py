@@ -13,11 +13,15 @@ import yaml
 from benchmarks.chaos.lab import GRID
 
 
+def run(storage: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    (storage / "grid.yaml").write_text(yaml.safe_dump(GRID))
+    command = [sys.executable, "-m", "ray_jobs.run_grid", str(storage / "grid.yaml"), f"storage={storage}", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+
+
 def refused(storage: Path, *overrides: str) -> str:
     """What the program says on standard error; asserts exit code 2, no traceback, and that nothing was trained."""
-    (storage / "grid.yaml").write_text(yaml.safe_dump(GRID))
-    command = [sys.executable, "-m", "ray_jobs.run_grid", str(storage / "grid.yaml"), f"storage={storage}", *overrides]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = run(storage, *overrides)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
@@ -41,8 +45,12 @@ def test_more_than_the_cluster_has_is_told_before_any_data_are_made(tmp_path):
 
 @pytest.mark.ray
 def test_corpora_too_small_for_what_is_asked_of_them(other):
-    message = refused(other, "stage.tokens=900_000", "stage.evaluation.sequences=1_000_000")
+    asked = "stage.tokens=900_000", "stage.evaluation.sequences=1_000_000"
+    message = refused(other, *asked)
     for corpus in ("automotive", "food"):
         assert f"stage.max_epochs: found 1; corpus {corpus} has " in message
         assert f"stage.evaluation.sequences: found 1,000,000; corpus {corpus} holds out " in message
     assert "allowed: at least " in message
+    plan = run(other, *asked, "--plan")
+    assert plan.returncode == 0
+    assert f"note: running it would be refused: {message}" in plan.stderr
