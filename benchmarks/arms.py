@@ -14,7 +14,7 @@ from typing import Any
 
 import pandas as pd
 
-from grid.matched import corpus_pairs, matched
+from grid.matched import corpora_in, corpus_pairs, matched
 from grid.summary import paired_differences, summary
 from lethe.config import UserError
 from lethe.program import run_program
@@ -42,7 +42,7 @@ def main(argv: list[str]) -> int:
         )
     results = pd.read_parquet(path)
     cells = results[results["baseline"] == given.baseline]
-    baselines = [str(name) for name, rows in results.groupby("baseline", sort=False) if forgotten(rows)]
+    baselines = [str(name) for name, rows in results.groupby("baseline", sort=False) if corpora_in(rows, "forgetting")]
     if given.baseline not in baselines:
         raise UserError(f"--baseline: found {given.baseline!r}; allowed: {', '.join(baselines)}")
     models = list(cells["model"].unique())
@@ -64,7 +64,7 @@ def table(cells: pd.DataFrame, against: str | None = None) -> str:
 
     Each corpus that was learned before the last stage's has columns of its own.
     """
-    earlier, later = forgotten(cells), list(dict.fromkeys(y for _, y in corpus_pairs(cells)))
+    earlier, later = corpora_in(cells, "forgetting"), list(dict.fromkeys(y for _, y in corpus_pairs(cells)))
     lost, learned = [f"forgetting/{x}" for x in earlier], [f"final_loss/{y}" for y in later]
     name, reference = _other(cells, against)
     wanted = [*lost, *(f"fraction_lost/{x}" for x in earlier), *learned, *SHARES]
@@ -95,12 +95,6 @@ def _other(cells: pd.DataFrame, against: str | None) -> tuple[str, dict[str, Any
         return against, {"interleaving_ratio": 0.0, "intervention": against}
     top = cells["interleaving_ratio"].max()
     return f"ratio {top:g}", {"interleaving_ratio": top, "intervention_kind": "none"}
-
-
-def forgotten(cells: pd.DataFrame) -> list[str]:
-    """The corpora with values of forgetting."""
-    names = [str(name) for name in cells if cells[name].notna().any()]
-    return [name.removeprefix("forgetting/") for name in names if name.startswith("forgetting/")]
 
 
 def _each(head: str, values: Values, metrics: list[str], mean: str = "") -> list[Column]:

@@ -147,7 +147,7 @@ def _package(folder: Path) -> Any:
         import litgpt.pretrain
     except ImportError as error:
         raise UserError(
-            f"--litgpt: found no usable litgpt in {folder} ({error}); allowed: a folder made as the README says"
+            f"--litgpt: found no usable litgpt in {folder} ({error}); allowed: a folder made as docs/speed.md says"
         ) from None
     return litgpt.pretrain
 

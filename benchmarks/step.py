@@ -1,7 +1,7 @@
 """Seconds of a training step: ours beside nanoGPT's and litgpt's, inside a grid's trial, and under the GEMM limit.
 
-python -m benchmarks.step --nanogpt DIR --litgpt DIR. All of it runs on the CPU, in one process, on the same rows; the
-README says how to get the two folders. Without one, its figures are null. The last line is one JSON object.
+python -m benchmarks.step --nanogpt DIR --litgpt DIR. All of it runs on the CPU, in one process, on the same rows;
+docs/speed.md says how to get the two folders. Without one, its figures are null. The last line is one JSON object.
 """
 
 import argparse
@@ -70,9 +70,9 @@ def _problems(given: argparse.Namespace) -> Iterator[str]:
     if given.vocab % 64 or not 320 <= given.vocab <= 32768:
         yield f"--vocab: found {given.vocab}; allowed: multiples of 64 from 320 to 32768"
     if given.nanogpt and not (given.nanogpt / "model.py").is_file():
-        yield f"--nanogpt: found no model.py in {given.nanogpt}; allowed: a clone of nanoGPT (see the README)"
+        yield f"--nanogpt: found no model.py in {given.nanogpt}; allowed: a clone of nanoGPT (see docs/speed.md)"
     if given.litgpt and not (given.litgpt / "litgpt" / "pretrain.py").is_file():
-        yield f"--litgpt: found no litgpt/pretrain.py in {given.litgpt}; allowed: a folder made as the README says"
+        yield f"--litgpt: found no litgpt/pretrain.py in {given.litgpt}; allowed: a folder made as docs/speed.md says"
 
 
 def measure(given: argparse.Namespace, model: ModelConfig, folder: Path) -> tuple[dict[str, "Figure"], dict[str, Any]]:

@@ -10,10 +10,8 @@ from functools import cache, cached_property
 from itertools import product
 
 from grid.spec import Axes, Grid, Part
-from lethe.interventions import InterventionConfig
+from lethe.interventions import PLAIN, InterventionConfig
 from lethe.training.stage import Stage
-
-PLAIN = InterventionConfig(kind="none")
 
 
 @dataclass(frozen=True)

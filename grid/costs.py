@@ -90,11 +90,9 @@ def table(grid: Grid) -> dict[str, dict[str, Any]]:
     """`costs` of every intervention by its label, and of `interleaving` if the grid has a ratio above 0."""
     models = list(grid.models)
     result = {label: costs(grid, intervention, None, models) for label, intervention in grid.interventions.items()}
-    return result | (
-        {"interleaving": costs(grid, None, max(grid.interleaving_ratios), models)}
-        if any(grid.interleaving_ratios)
-        else {}
-    )
+    if any(grid.interleaving_ratios):
+        result["interleaving"] = costs(grid, None, max(grid.interleaving_ratios), models)
+    return result
 
 
 def describe(costs: Mapping[str, Mapping[str, Any]]) -> list[str]:

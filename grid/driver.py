@@ -76,17 +76,18 @@ def run(grid: Grid, data: TokenData, uri: str, quiet: bool = False) -> int:
     try:
         with FileLock(grid.folder / "lock", timeout=0):
             if grid.bucket and _is_run_elsewhere(grid):  # a lock holds on this machine alone
-                raise _is_taken(grid)
+                raise taken(grid)
             return _run(grid, data, uri, quiet)
     except Timeout:
-        raise _is_taken(grid) from None
+        raise taken(grid) from None
     except OSError as error:  # a full disk, a bucket that does not answer
         place = grid.bucket or grid.storage
         kept = f"what is finished is kept in {place}: the same command goes on from here"
         raise UserError(f"{error}; {kept}") from None
 
 
-def _is_taken(grid: Grid) -> UserError:
+def taken(grid: Grid) -> UserError:
+    """What to raise where another program has the grid's lock."""
     now = read(grid)
     who = "" if now is None or now["ended"] else f" ({now['host']}, pid {now['pid']})"
     return UserError(f"{grid.folder}: another program runs this grid{who}; wait, or give name=ANOTHER")
@@ -198,12 +199,7 @@ def _train(
     say(f"training {len(missing)} of {len(tree.stages)} stages for {len(pending)} of {len(tree.cells)} cells")
     ensure_ray()
     check_resources(tree.grid)
-    shutil.rmtree(setup.scratch, ignore_errors=True)  # of a run that was killed
-    try:
-        outcomes = train_cells(pending, missing, setup, progress, follow)
-    finally:
-        shutil.rmtree(setup.scratch, ignore_errors=True)
-    return {cell.name: outcomes.get(cell.name, Outcome("stopped", "it was not run")) for cell in pending}
+    return train_cells(pending, missing, setup, progress, follow)
 
 
 def _known(tree: Tree, missing: set[str], store: StageStore, keys: Mapping[str, str]) -> dict[str, Outcome]:

@@ -49,10 +49,14 @@ def matched(results: pd.DataFrame) -> pd.DataFrame:
 
 def corpus_pairs(cells: pd.DataFrame) -> list[tuple[str, str]]:
     """The corpora that these cells can forget, each with those that they learned last."""
+    earlier = corpora_in(cells, "forgetting")
+    return [(x, y) for x in earlier for y in corpora_in(cells, "learned_loss") if y not in earlier]
+
+
+def corpora_in(cells: pd.DataFrame, metric: str) -> list[str]:
+    """The corpora of which these cells have values of a metric."""
     named = [str(column).split("/", 1) for column in cells if cells[column].notna().any()]
-    earlier = [name[1] for name in named if name[0] == "forgetting"]
-    later = [name[1] for name in named if name[0] == "learned_loss" and name[1] not in earlier]
-    return [(x, y) for x in earlier for y in later]
+    return [name[1] for name in named if name[0] == metric]
 
 
 def front(points: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ RETRIES = 2  # of a cell that is lost again and again without getting on
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a cell ended: `finished`, `diverged` or `failed`, and why."""
+    """How a cell ended: `finished`, `diverged`, `failed` or `stopped`, and why; `running` of one that has not."""
 
     status: str
     reason: str | None = None
@@ -18,7 +18,7 @@ class Outcome:
 class Queue:
     """Which cells wait, run and are done. `missing` holds the stages that are not finished, by identity."""
 
-    def __init__(self, cells: list[Cell], missing: set[str], retries: int = RETRIES) -> None:
+    def __init__(self, cells: list[Cell], missing: set[str], retries: int) -> None:
         self.waiting, self.missing, self.retries = list(cells), set(missing), retries
         self.running: dict[str, Cell] = {}
         self.outcomes: dict[str, Outcome] = {}

@@ -6,7 +6,7 @@ at once as share a device in the grid, so that speed and memory are those of the
 """
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,16 +14,14 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from grid import costs
-from grid.cells import PLAIN
 from grid.cluster import ensure_ray
-from grid.driver import check_budgets, check_resources, keys_of, make_setup
-from grid.queue import Outcome
+from grid.driver import check_budgets, check_resources, keys_of, make_setup, taken
 from grid.spec import Grid, Part
 from grid.tree import Tree
-from lethe.config import UserError
 from lethe.devices import readable, room
 from lethe.evaluation.losses import unigram_entropy
 from lethe.files import write_json
+from lethe.interventions import PLAIN
 from lethe.model.cost import parameters
 from lethe.progress import aligned
 from lethe.tokens.shards import TokenData
@@ -51,7 +49,7 @@ def rehearse(grid: Grid, data: TokenData, price: float | None) -> dict[str, Any]
             entropy = unigram_entropy(data.split(corpus, "train"), data.vocab_size)
             models = {name: _rehearse(grid, name, data, entropy) for name in grid.models}
     except Timeout:
-        raise UserError(f"{grid.folder}: another program runs this grid; wait for it, or give name=ANOTHER") from None
+        raise taken(grid) from None
     keys, store = keys_of(tree, data), StageStore(grid.storage / "runs" / "stages")
     missing = [identity for identity in tree.stages if store.record(keys[identity]) is None]
     result = {"name": grid.name, "corpus": corpus, "models": models, **estimate(tree, missing, models, price)}
@@ -85,7 +83,7 @@ def _rehearse(grid: Grid, name: str, data: TokenData, entropy: float) -> dict[st
         lacking = f"a worker needs at least {readable(at_least)} and has {readable(there.bytes)} ({there.device})"
         return result | {"verdict": f"not tried: {lacking}; a smaller micro_batch needs less"}
     outcomes = _train(tree, setup)
-    outcome = outcomes.get(tree.cells[0].name, Outcome("failed", "its process was lost"))
+    outcome = outcomes[tree.cells[0].name]
     if outcome.status == "finished":
         finished = [cell.stages[0] for cell in tree.cells if outcomes[cell.name].status == "finished"]
         result |= _measured(finished, setup, next(iter(grid.corpora)))
@@ -156,7 +154,7 @@ def verdict(model: dict[str, Any], status: str, reason: str | None) -> str:
 
 
 def estimate(
-    tree: Tree, missing: Iterable[str], models: Mapping[str, Mapping[str, Any]], price: float | None
+    tree: Tree, missing: Collection[str], models: Mapping[str, Mapping[str, Any]], price: float | None
 ) -> dict[str, Any]:
     """Hours and money of the stages still to train, from each model's measured speed; null where one has none.
 
@@ -168,20 +166,15 @@ def estimate(
     """
     seconds: dict[str, float] = {}
     vocab_size = tree.grid.tokenizer.vocab_size
-    todo = {"stages": 0, "tokens": 0}
-    known = True
+    todo = {"stages": len(missing), "tokens": sum(tree.stages[identity].trained_tokens for identity in missing)}
     for identity in missing:
         stage, measured = tree.stages[identity], models[tree.model_of[identity]]
-        tokens = stage.trained_tokens
-        todo = {"stages": todo["stages"] + 1, "tokens": todo["tokens"] + tokens}
-        if "tokens_per_second" not in measured:
-            known = False
-            continue
-        marks = len(tree.grid.stage.evaluation.steps(stage.steps))
-        training = tokens / measured["tokens_per_second"] * costs.flops_share(stage, vocab_size)
-        evaluation = marks * measured["seconds_per_evaluation"] * costs.run_share(stage, vocab_size)
-        seconds[identity] = training + evaluation
-    if not known:
+        if "tokens_per_second" in measured:
+            marks = len(tree.grid.stage.evaluation.steps(stage.steps))
+            training = stage.trained_tokens / measured["tokens_per_second"] * costs.flops_share(stage, vocab_size)
+            evaluation = marks * measured["seconds_per_evaluation"] * costs.run_share(stage, vocab_size)
+            seconds[identity] = training + evaluation
+    if len(seconds) < len(missing):
         return todo | {"hours": None, "device_hours": None, "price": price, "money": None}
     lanes = sum(second / models[tree.model_of[identity]]["slots"] for identity, second in seconds.items())
     chains = (sum(seconds.get(stage.identity, 0.0) for stage in (*cell.stages, *cell.branches)) for cell in tree.cells)

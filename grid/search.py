@@ -2,6 +2,7 @@
 
 import logging
 import math
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -24,6 +25,7 @@ MOST_AT_ONCE = 1000  # placement groups that a head copes with
 LOST = "its process was lost"
 FROZEN = "its process gave no sign of life, and was killed"
 OUT_OF_MEMORY = "its process, or one beside it, was killed because the machine was out of memory"
+NOT_RUN = Outcome("stopped", "it was not run")
 
 
 Follow = Callable[[str, Outcome | None], None]
@@ -176,21 +178,26 @@ def train_cells(
     Ray must be running.
 
     A cell whose process is lost so often, without getting further, has failed; else it goes on from its checkpoint.
+    Returns how each ended; the scratch is removed before and afterwards.
     """
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would print what goes wrong, whole
     queue = Queue(pending, missing, retries)
     watch = _Watch(queue, progress, setup, follow)
-    while True:
-        try:
-            _tuner(pending, setup, queue, watch).fit()
-            return queue.outcomes
-        except RuntimeError as error:  # Tune takes a process that Ray kills for want of memory for an error of its own
-            if not isinstance(error.__cause__, OutOfMemoryError):
-                raise
-        ray.shutdown()  # with the cells that still run
-        ensure_ray()
-        for trial in list(queue.running):
-            watch.lost(trial, OUT_OF_MEMORY)
+    shutil.rmtree(setup.scratch, ignore_errors=True)  # of a run that was killed
+    try:
+        while True:
+            try:
+                _tuner(pending, setup, queue, watch).fit()
+                return {cell.name: queue.outcomes.get(cell.name, NOT_RUN) for cell in pending}
+            except RuntimeError as error:  # Tune takes a process killed for want of memory for an error of its own
+                if not isinstance(error.__cause__, OutOfMemoryError):
+                    raise
+            ray.shutdown()  # with the cells that still run
+            ensure_ray()
+            for trial in list(queue.running):
+                watch.lost(trial, OUT_OF_MEMORY)
+    finally:
+        shutil.rmtree(setup.scratch, ignore_errors=True)
 
 
 def _tuner(pending: list[Cell], setup: Setup, queue: Queue, watch: tune.Callback) -> tune.Tuner:

@@ -174,7 +174,7 @@ ASSERTIONS = (
         "8 order",
         "phi(A then B) differs from phi(B then A); the sign is a finding",
         "expected",
-        lambda s: _minus(s.share_lost(), s.share_lost(BA)),
+        lambda s: transfer.minus(s.share_lost(), s.share_lost(BA)),
         above=0,
         unit="share",
         either=True,
@@ -243,7 +243,3 @@ EXACT = {
     "13a r = 1": "interleaving at r = 1 (but for less than one sequence) ends with the weights of going on with A",
     "14 repeatable": "the same two stages, trained again in another process, end with the same weights",
 }
-
-
-def _minus(x: float | None, y: float | None) -> float | None:
-    return None if x is None or y is None else x - y

@@ -1,6 +1,5 @@
 """What the self-check trains: the cells of its grid, and a few that no grid can express."""
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -11,7 +10,6 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from grid.cells import Cell, expand
-from grid.queue import Outcome
 from grid.self_check_assertions import AB, COMBINED, MIXED, MORE, SHUFFLED
 from grid.spec import Axes, Grid
 from grid.tree import Tree
@@ -182,13 +180,8 @@ def _train(trained: Trained) -> None:
         return
     say(f"training {len(missing)} of {len(arms.stages)} stages")
     ensure_ray()
-    shutil.rmtree(setup.scratch, ignore_errors=True)  # of a run that was killed
-    try:
-        with Progress(arms, missing) as progress:
-            outcomes = train_cells(pending, missing, setup, progress, lambda name, outcome: None)
-    finally:
-        shutil.rmtree(setup.scratch, ignore_errors=True)
-    ends = {cell.name: outcomes.get(cell.name, Outcome("stopped", "it was not run")) for cell in pending}
+    with Progress(arms, missing) as progress:
+        ends = train_cells(pending, missing, setup, progress, lambda name, outcome: None)
     if bad := [f"{name}: {end.status}: {end.reason}" for name, end in ends.items() if end.status != "finished"]:
         raise IncompleteError("\n".join(bad))
 

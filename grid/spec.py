@@ -20,7 +20,7 @@ from lethe.corpora.domains import CorpusConfig
 from lethe.corpora.named import Corpora, Name, by_name, names
 from lethe.corpora.source import OnBadFile
 from lethe.files import fingerprint
-from lethe.interventions import InterventionConfig
+from lethe.interventions import PLAIN, InterventionConfig
 from lethe.model.config import ModelConfig, load_model_config
 from lethe.tokens.tokenizer import TokenizerConfig
 from lethe.training.stage import StageConfig
@@ -108,9 +108,7 @@ class Grid(Config):
     models: dict[Name, ModelConfig] = Field(min_length=1)
     baselines: dict[Name, tuple[Part, ...]] = Field(min_length=1)
     interleaving_ratios: tuple[Ratio, ...] = Field((0.0,), min_length=1)
-    interventions: dict[Name, InterventionConfig] = Field(
-        {"none": InterventionConfig(kind="none")}, min_length=1, validate_default=True
-    )
+    interventions: dict[Name, InterventionConfig] = Field({"none": PLAIN}, min_length=1, validate_default=True)
     seeds: tuple[NonNegativeInt, ...] = Field((0,), min_length=1)
     stage: GridStage
     resources: dict[Name, Resources] = {}

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache, cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 from grid import costs
 from grid.cells import Cell, expand
@@ -29,15 +29,6 @@ def _no_garbage() -> Iterator[None]:
             gc.enable()
 
 
-class _Costs(NamedTuple):
-    """Of the stages of one shape."""
-
-    parameters: int
-    flops_per_token: int
-    """Of a plain stage."""
-    flops_share: float
-
-
 class Tree:
     """A grid's cells and its distinct stages, by identity, parents before children."""
 
@@ -45,7 +36,7 @@ class Tree:
         self.grid = grid
         self.stages: dict[str, Stage] = {}
         self.uses: Counter[str] = Counter()
-        self._shapes: dict[str, _Costs] = {}
+        self._costs: dict[str, tuple[int, int, float]] = {}  # of a shape: weights, FLOPs a token if plain, their share
         with _no_garbage():
             self.cells = expand(grid)
             for cell in self.cells:
@@ -121,9 +112,11 @@ class Tree:
 
     def _stage(self, identity: str, keys: Mapping[str, str] | None, finished: frozenset[str]) -> dict[str, Any]:
         stage, model = self.stages[identity], self.model_of[identity]
-        if stage.shape not in self._shapes:
-            self._shapes[stage.shape] = _costs(stage, self.grid.tokenizer.vocab_size)
-        shape = self._shapes[stage.shape]
+        if stage.shape not in self._costs:
+            vocab_size = self.grid.tokenizer.vocab_size
+            flops, share = flops_per_token(stage.model, vocab_size), costs.flops_share(stage, vocab_size)
+            self._costs[stage.shape] = costs.weights(stage, vocab_size), flops, share
+        weights, flops, share = self._costs[stage.shape]
         result = {
             "id": identity,
             "parent": stage.parent.identity if stage.parent else None,
@@ -131,8 +124,8 @@ class Tree:
             "model": model,
             "seed": stage.seed,
             "tokens": stage.trained_tokens,
-            "parameters": shape.parameters,
-            "flops": round(stage.trained_tokens * shape.flops_per_token * shape.flops_share),
+            "parameters": weights,
+            "flops": round(stage.trained_tokens * flops * share),
             "carried": identity in self.carried,
             "cells": self.uses[identity],
         }
@@ -146,14 +139,6 @@ class Tree:
             "memory": need._asdict() | {"together": need.together},
             "definition": model.model_dump(mode="json"),
         }
-
-
-def _costs(stage: Stage, vocab_size: int) -> _Costs:
-    return _Costs(
-        costs.weights(stage, vocab_size),
-        flops_per_token(stage.model, vocab_size),
-        costs.flops_share(stage, vocab_size),
-    )
 
 
 def stage_memory(grid: Grid, model: str, asked: Resources, stage: Stage) -> Memory:

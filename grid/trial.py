@@ -97,7 +97,7 @@ class CellTrial(tune.Trainable):
         """See `save_checkpoint`."""
 
 
-def train_cell(cell: Cell, setup: Setup, finished: Collection[str] = ()) -> Iterator[dict[str, Any]]:
+def train_cell(cell: Cell, setup: Setup, finished: Collection[str]) -> Iterator[dict[str, Any]]:
     """Train the stages of a cell one after the other; the last result, and it alone, is `done`.
 
     Those `finished`, by identity, are waited for: on a network's file system they may be seen late.

@@ -18,9 +18,8 @@ def summary(index: Index) -> str:
     manifest = index.manifest
     assert manifest is not None, f"{index.folder} is not finished"
     counts = Counter(manifest["counts"])
-    missing = {name: counts[name] for name in ("no_url", "no_host", "no_registrable_domain", "no_token_count")}
-    missing["bad_utf8"] = counts["bad_utf8"]
-    odd = ", ".join(f"{name} {count:,}" for name, count in missing.items() if count) or "none"
+    parts = ("no_url", "no_host", "no_registrable_domain", "no_token_count", "bad_utf8")
+    odd = ", ".join(f"{name} {counts[name]:,}" for name in parts if counts[name]) or "none"
     size = sum(file["bytes"] for file in manifest["files"].values())
     skipped = [f"skipped {name}: {problem}\n" for name, problem in manifest["skipped"].items()]
     return (

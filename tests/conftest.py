@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import pytest
 from filelock import FileLock
 
@@ -17,6 +18,9 @@ from benchmarks.chaos.lab import Lab
 from benchmarks.tokens import write_shards
 from lethe.corpora.source import open_source
 from lethe.tokens.shards import TokenData
+
+hypothesis.settings.register_profile("no test asserts a time", deadline=None)
+hypothesis.settings.load_profile("no test asserts a time")
 
 WORDS = {
     "food": ["onion", "garlic", "butter", "flour", "simmer", "stir", "oven", "salt", "bread", "soup"],
@@ -30,12 +34,25 @@ def toy_text(corpus: str, seed: int) -> str:
     return " ".join(rng.choice(WORDS[corpus] if rng.random() < 0.5 else GLUE) for _ in range(120)) + "."
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that start a Ray are long: they come first, so that all of pytest's workers end together."""
+    items.sort(key=lambda item: "ray_jobs" not in item.path.parts)
+
+
 @pytest.fixture(scope="session")
-def sample_storage(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A storage in which the built-in sample lies."""
-    storage = tmp_path_factory.mktemp("sample")
-    open_source("sample", storage)
-    return storage
+def shared(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Path:
+    """A folder that all of pytest's workers share."""
+    base = tmp_path_factory.getbasetemp()
+    return base if worker_id == "master" else base.parent
+
+
+@pytest.fixture(scope="session")
+def sample_storage(shared: Path) -> Path:
+    """A storage in which the built-in sample lies; one for all of pytest's workers."""
+    with FileLock(shared / "sample.lock"):
+        open_source("sample", shared / "sample")
+    return shared / "sample"
 
 
 @pytest.fixture(scope="session")
@@ -53,10 +70,9 @@ def toy_tokens(tmp_path_factory: pytest.TempPathFactory) -> TokenData:
 
 
 @pytest.fixture(scope="session")
-def lab(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Lab]:
+def lab(shared: Path) -> Iterator[Lab]:
     """A small grid that has run to its end, and storages on its data; one for all of pytest's workers."""
-    base = tmp_path_factory.getbasetemp()
-    lab = Lab((base if worker_id == "master" else base.parent) / "lab")
+    lab = Lab(shared / "lab")
     lab.root.mkdir(exist_ok=True)
     with FileLock(lab.root / "lock"):
         assert lab.calm

@@ -107,6 +107,7 @@ def test_a_source_comes_back_as_it_was_given(tmp_path: Path, source: str):
             "model 236m: found a need of ",
         ),
         ([*TRAIN, "--out", "a b.yaml"], "--out: found 'a b.yaml'; allowed: letters, digits"),
+        ([*TRAIN, "--out", "a..yaml"], "--out: found 'a..yaml'; allowed: letters, digits"),
         ([*TRAIN, "--out", "nowhere/at/all.yaml"], "--out: nowhere/at/all.yaml: cannot be written: No such file"),
     ],
 )

@@ -31,24 +31,31 @@ CONFIG = {
 }
 
 
+def start(tokens: TokenData, root: Path, ranks: int, *overrides: str) -> subprocess.Popen[str]:
+    root.mkdir(exist_ok=True)
+    if not (root / "data").exists():
+        (root / "data").symlink_to(tokens.root.parent.parent)
+    (root / "train.yaml").write_text(yaml.safe_dump(CONFIG | {"storage": str(root)}))
+    launcher = [sys.executable, "-m"]
+    if ranks > 1:
+        launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
+    command = [*launcher, "lethe.train", str(root / "train.yaml"), *overrides]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    return subprocess.Popen(command, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
+
+
 @pytest.fixture
 def program(tmp_path: Path, toy_tokens: TokenData):
     """Starts the program in a storage of its own, with so many ranks."""
+    return lambda storage, ranks, *overrides: start(toy_tokens, tmp_path / storage, ranks, *overrides)
 
-    def start(storage: str, ranks: int, *overrides: str) -> subprocess.Popen[str]:
-        root = tmp_path / storage
-        root.mkdir(exist_ok=True)
-        if not (root / "data").exists():
-            (root / "data").symlink_to(toy_tokens.root.parent.parent)
-        (root / "train.yaml").write_text(yaml.safe_dump(CONFIG | {"storage": str(root)}))
-        launcher = [sys.executable, "-m"]
-        if ranks > 1:
-            launcher += ["torch.distributed.run", "--standalone", f"--nproc-per-node={ranks}", "-m"]
-        command = [*launcher, "lethe.train", str(root / "train.yaml"), *overrides]
-        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        return subprocess.Popen(command, text=True, start_new_session=True, **pipes)  # type: ignore[call-overload]
 
-    return start
+@pytest.fixture(scope="module")
+def one(toy_tokens: TokenData, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A storage in which one rank has trained undisturbed."""
+    root = tmp_path_factory.mktemp("one")
+    finish(start(toy_tokens, root, 1))
+    return root
 
 
 def finish(process: subprocess.Popen[str]) -> str:
@@ -93,37 +100,38 @@ def only_stage(root: Path) -> tuple[dict, dict[str, np.ndarray]]:
     ("ranks", "overrides"),
     [pytest.param(2, [], marks=pytest.mark.slow), (2, ["micro_batch=2"]), pytest.param(4, [], marks=pytest.mark.slow)],
 )
-def test_ranks_see_the_same_batches_as_one(program, tmp_path, ranks, overrides):
+def test_ranks_see_the_same_batches_as_one(program, one, tmp_path, ranks, overrides):
     """The first 20 losses agree to 1e-6; rounding then grows, in 120 steps to under 1 % of the loss.
 
     17 held-out sequences cannot be shared evenly, and each is counted once.
     """
-    finish(program("one", 1))
     finish(program("more", ranks, *overrides))
-    (one, one_curve), (more, more_curve) = only_stage(tmp_path / "one"), only_stage(tmp_path / "more")
-    assert one["key"] == more["key"]
-    assert (one["made_with"]["ranks"], more["made_with"]["ranks"]) == (1, ranks)
+    (single, one_curve), (more, more_curve) = only_stage(one), only_stage(tmp_path / "more")
+    assert single["key"] == more["key"]
+    assert (single["made_with"]["ranks"], more["made_with"]["ranks"]) == (1, ranks)
     assert more_curve["train_loss"][:20] == pytest.approx(one_curve["train_loss"][:20], rel=1e-6)
     for name in ("loss/food", "loss/automotive", "bpb/food"):
         assert more_curve[name][:20] == pytest.approx(one_curve[name][:20], rel=1e-6)
         assert more_curve[name][-1] == pytest.approx(one_curve[name][-1], rel=1e-2)
 
 
-def assert_same_bits(folder: Path) -> None:
-    (whole, whole_curve), (broken, broken_curve) = only_stage(folder / "whole"), only_stage(folder / "broken")
+def assert_same_bits(one: Path, other: Path) -> None:
+    (whole, whole_curve), (broken, broken_curve) = only_stage(one), only_stage(other)
     assert broken["files"] == whole["files"]
     assert all((broken_curve[name] == values).all() for name, values in whole_curve.items())
 
 
 @pytest.mark.parametrize("ranks", [1, pytest.param(2, marks=pytest.mark.slow)])
-def test_killed_for_real_the_end_has_the_same_bits(program, tmp_path, ranks):
-    finish(program("whole", ranks))
+def test_killed_for_real_the_end_has_the_same_bits(program, one, tmp_path, ranks):
+    if ranks > 1:
+        one = tmp_path / "whole"
+        finish(program("whole", ranks))
     for step in (30, 80):
         kill_after(program("broken", ranks), step)
     output = finish(program("broken", ranks))
     first = int(output[output.index("step ") :].split()[1].split("/")[0])
     assert first > 75, "it did not go on from its checkpoint"
-    assert_same_bits(tmp_path)
+    assert_same_bits(one, tmp_path / "broken")
 
 
 @pytest.mark.long
@@ -139,7 +147,7 @@ def test_twenty_kills_at_random_steps_change_no_bit(program, tmp_path, ranks):
         assert first == 0 or first > reached - 5, "more than one checkpoint interval was lost"
         reached = target
     finish(program("broken", ranks, "stage.checkpoint_every=5"))
-    assert_same_bits(tmp_path)
+    assert_same_bits(tmp_path / "whole", tmp_path / "broken")
 
 
 @pytest.mark.long

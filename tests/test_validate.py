@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save
 
@@ -289,7 +289,6 @@ def test_altered_tokens_are_refused(job: Job, own: Path) -> None:
         main(["--checkpoint", str(own)])
 
 
-@settings(deadline=None)
 @given(st.text(max_size=30), st.lists(st.integers(1, 319), max_size=20))
 def test_pieces_add_up_to_the_text_and_hold_no_half_character(
     toy_tokens: TokenData, text: str, noise: list[int]

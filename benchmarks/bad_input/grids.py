@@ -107,21 +107,12 @@ def newer_stage(room: Room) -> list[str]:
     return command
 
 
-def spoilt_plan(content: str, program: str) -> Make:
-    """What another program left in place of the grid's plan."""
+def spoilt(name: str, content: str, program: str) -> Make:
+    """What another program left in place of the grid's plan, or progress."""
 
     def make(room: Room) -> list[str]:
-        command = on_the_lab(program=program)(room)
-        (room.storage / "runs" / "grid" / "plan.json").write_text(content)
-        return command
-
-    return make
-
-
-def spoilt_progress(content: str) -> Make:
-    def make(room: Room) -> list[str]:
-        command = on_the_lab(program="ray_jobs.status")(room)
-        (room.storage / "runs" / "grid" / "progress.json").write_text(content)
+        command = on_the_lab(program=f"ray_jobs.{program}")(room)
+        (room.storage / "runs" / "grid" / f"{name}.json").write_text(content)
         return command
 
     return make
@@ -232,18 +223,18 @@ CASES = [
         on_the_lab("--quiet", source="data/sample"),
         ("runs/grid: holds a grid with another source", "name=ANOTHER"),
     ),
-    Case(54, "a plan that is no JSON, cleaned", "E", spoilt_plan("<html>", "ray_jobs.clean"), "plan.json: not JSON"),
-    Case(54, "a plan that is no plan, cleaned", "E", spoilt_plan("[1, 2]", "ray_jobs.clean"), "plan.json"),
+    Case(54, "a plan that is no JSON, cleaned", "E", spoilt("plan", "<html>", "clean"), "plan.json: not JSON"),
+    Case(54, "a plan that is no plan, cleaned", "E", spoilt("plan", "[1, 2]", "clean"), "plan.json"),
     Case(
         54,
         "a plan that is none, run again",
         "W",
-        spoilt_plan("[1, 2]", "ray_jobs.run_grid"),
+        spoilt("plan", "[1, 2]", "run_grid"),
         remade=("runs/grid/*", "mlflow.db"),
     ),
-    Case(54, "progress that is no JSON", "B", spoilt_progress("<html>"), PROGRESS, code=1),
-    Case(54, "progress of something else", "B", spoilt_progress('{"cells": 1}'), PROGRESS, code=1),
-    Case(54, "progress that is a list", "B", spoilt_progress("[1]"), PROGRESS, code=1),
+    Case(54, "progress that is no JSON", "B", spoilt("progress", "<html>", "status"), PROGRESS, code=1),
+    Case(54, "progress of something else", "B", spoilt("progress", '{"cells": 1}', "status"), PROGRESS, code=1),
+    Case(54, "progress that is a list", "B", spoilt("progress", "[1]", "status"), PROGRESS, code=1),
     Case((55, 96), "a stage of a newer version", "E", newer_stage, "stage.json: version: found 99; allowed: up to 1"),
     Case(56, "a closed pipe", "W", closed_pipe),
     Case(57, "no terminal, 20 characters wide, NO_COLOR", "W", no_terminal, check=no_colours),

@@ -9,19 +9,21 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from benchmarks.bad_input.weights import pickle
 from lethe.corpora.schema import FINEWEB
 
 Spoil = Callable[[Path, pa.Table], Any]
 
 CORPORA = ("food", "automotive")
+GOOD = 120  # pages of each corpus
 BESIDE = ("_SUCCESS", "_metadata.parquet", "._a.parquet", ".a.parquet.crc", "README.md")
 """Files beside those of pages that are no part of a source."""
 
 
-def good_pages(storage: Path, count: int = 120) -> pa.Table:
-    """Pages that the lab's corpora took, so many of each."""
+def good_pages(storage: Path) -> pa.Table:
+    """Pages that the lab's corpora took."""
     parts = [sorted((storage / "data" / "corpora").glob(f"{name}-*/train/part-*.parquet"))[0] for name in CORPORA]
-    return pa.concat_tables([pq.read_table(part, columns=FINEWEB.names).slice(0, count) for part in parts])
+    return pa.concat_tables([pq.read_table(part, columns=FINEWEB.names).slice(0, GOOD) for part in parts])
 
 
 def other_pages(pages: pa.Table, count: int, seed: int = 0) -> list[dict[str, Any]]:
@@ -165,7 +167,7 @@ def many_row_groups(path: Path, table: pa.Table) -> None:
 def objects(canary: Path) -> Spoil:
     """Columns of extension types that carry a serialized object, plain and nested, which makes a folder when it is
     made: the type that pyarrow once unpickled from a file's schema, and the one in which Ray keeps objects."""
-    payload = b"cos\nmkdir\n(V%b\ntR." % str(canary).encode()  # what a pickle of os.mkdir(canary) is in text form
+    payload = pickle(canary)
 
     def spoil(path: Path, table: pa.Table) -> None:
         rows = pa.Table.from_pylist(other_pages(table, 20, 83), FINEWEB)

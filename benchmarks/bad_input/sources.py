@@ -12,15 +12,14 @@ from benchmarks.bad_input.case import Case, Done, Room, within_memory
 from benchmarks.bad_input.grids import Make, on_the_lab
 from benchmarks.bad_input.lab import GRID
 
-GOOD = 120  # pages of each corpus in a.parquet
-UNREADABLE = 20 + (len(pages.ROW_GROUPS) - 1) * 2 * GOOD  # each spoils all of them but the last, which has 20
+UNREADABLE = 20 + (len(pages.ROW_GROUPS) - 1) * 2 * pages.GOOD  # each spoils all of them but the last, which has 20
 
 
 def reading(program: str, *spoilt: tuple[str, pages.Spoil], policy: str = "refuse", beside: bool = False) -> Make:
     """A program on a source of one good file, a.parquet, and these beside it, by name."""
 
     def make(room: Room) -> list[str]:
-        table = pages.good_pages(room.lab.storage, GOOD)
+        table = pages.good_pages(room.lab.storage)
         folder = room.storage / "pages"
         pages.write_pages(folder / "a.parquet", table)
         for name, spoil in spoilt:
@@ -67,7 +66,7 @@ def extracted(room: Room, done: Done) -> None:
     assert found == wanted, f"rejected: {found}; wanted: {wanted}"
     kept = pa.concat_tables(pq.read_table(path, columns=["id", "text", "url"]) for path in folder.rglob("part-*"))
     kept.validate(full=True)
-    good = pages.good_pages(room.lab.storage, GOOD).slice(0, GOOD)
+    good = pages.good_pages(room.lab.storage).slice(0, pages.GOOD)
     assert {*good["id"].to_pylist()} <= {*kept["id"].to_pylist()}, "good pages are lost"
     assert rejects["several_corpora"] and "<urn:uuid:79-0>" not in kept["id"].to_pylist(), "a page of both is kept"
     assert kept["id"].to_pylist().count("<urn:uuid:0-0>") == 2, "of two pages of one id one is lost"
@@ -85,7 +84,7 @@ def indexed(room: Room, done: Done) -> None:
     wanted = {"no_url": 2, "no_host": 2, "bad_utf8": 1, "unreadable": UNREADABLE}  # no UTF-8 is no address
     found = {name: counts.get(name, 0) for name in wanted}
     assert found == wanted, f"counted: {found}; wanted: {wanted}"
-    rows = 2 * GOOD + 10 + 1 + len(pages.ROWS) + 1 + 200 + 1000 + 20
+    rows = 2 * pages.GOOD + 10 + 1 + len(pages.ROWS) + 1 + 200 + 1000 + 20
     assert counts["rows"] == rows, f"rows: {counts['rows']}; wanted: {rows}"
 
 

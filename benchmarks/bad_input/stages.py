@@ -14,9 +14,8 @@ from benchmarks.bad_input import weights
 from benchmarks.bad_input.case import Case, Done, Room
 from benchmarks.bad_input.grids import Make
 from benchmarks.bad_input.lab import TRAIN
+from benchmarks.bad_input.weights import Spoil
 from lethe.files import fingerprint, sha256
-
-Spoil = Callable[[Path], Any]
 
 
 def going_on(spoil: Spoil) -> Make:

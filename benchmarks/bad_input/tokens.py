@@ -16,8 +16,8 @@ from lethe.files import sha256
 Change = Callable[[dict[str, Any]], Any]
 
 
-def tokenizer_file(room: Room, size: int = 512) -> Path:
-    (path,) = (room.storage / "data" / "tokenizers").glob(f"bpe{size}-*/tokenizer.json")
+def tokenizer_file(room: Room) -> Path:
+    (path,) = (room.storage / "data" / "tokenizers").glob("bpe512-*/tokenizer.json")
     return path
 
 

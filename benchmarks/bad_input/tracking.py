@@ -1,6 +1,5 @@
 """Case 102: what can be wrong with the MLflow that a grid is to be tracked in. No NFS is mounted for it."""
 
-import socket
 import sqlite3
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -9,6 +8,7 @@ from typing import Any
 
 from benchmarks.bad_input.case import Case, Done, Room
 from benchmarks.bad_input.grids import Make, on_the_lab
+from benchmarks.chaos.lab import free_port
 
 SECRET = "never-shown"
 
@@ -28,9 +28,7 @@ def tracked(uri: Callable[[Room], str], by_variable: bool = False) -> Make:
 
 def nobody(room: Room) -> str:
     """A port at which nobody listens."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return f"http://me:{SECRET}@127.0.0.1:{found.getsockname()[1]}"
+    return f"http://me:{SECRET}@127.0.0.1:{free_port()}"
 
 
 def answering(code: int) -> Callable[[Room], str]:

@@ -10,7 +10,7 @@ from grid.report.content import Picture, Run, Section, Table, about_intervals, e
 from grid.report.drift import draw_spent, pictures, was_spent
 from grid.report.groups import Group, corpora_of, forgotten, seed_groups, settings, unique, waiting
 from grid.report.lines import Lines, Panel, draw_arm, from_zero, lines_of, seeds_of
-from grid.report.style import NEUTRAL, looks, panels, plain, rule, spread, styled
+from grid.report.style import NEUTRAL, PANEL_HEIGHT, looks, panels, plain, rule, spread, styled
 from grid.results import RELEARNING
 
 
@@ -75,7 +75,7 @@ def loss_curves(results: pd.DataFrame, curves: pd.DataFrame) -> go.Figure:
             rule(figure, row, column, x=switch)
         figure.update_yaxes(title=plain(f"{x}, nats"), row=row, col=column)
     figure.update_xaxes(title="tokens", row=max(1, len(rows)))
-    return styled(figure, 270 * max(1, len(rows)), waiting(groups))
+    return styled(figure, PANEL_HEIGHT * max(1, len(rows)), waiting(groups))
 
 
 def relearning_curves(results: pd.DataFrame, curves: pd.DataFrame) -> go.Figure:
@@ -100,7 +100,7 @@ def relearning_curves(results: pd.DataFrame, curves: pd.DataFrame) -> go.Figure:
             rule(figure, row, 1, y=float(np.mean(levels)))
         figure.update_yaxes(title=plain(f"{x}, nats"), row=row)
     figure.update_xaxes(title="tokens since the sequence ended", row=max(1, len(found)))
-    return styled(figure, 270 * max(1, len(found)), waiting(groups))
+    return styled(figure, PANEL_HEIGHT * max(1, len(found)), waiting(groups))
 
 
 def _has(group: Group, lines: Lines) -> bool:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 from grid.report.content import Picture, Run, each_setting, listed, number, some
 from grid.report.groups import Group, seed_groups
 from grid.report.lines import Lines, Panel, draw_arm
-from grid.report.style import Look, draw, draw_band, looks, panels, styled
+from grid.report.style import PANEL_HEIGHT, Look, draw, draw_band, looks, panels, styled
 from lethe.interventions.watch import DRIFT
 from lethe.training.store import SPENT
 
@@ -73,7 +73,7 @@ def drift_curves(results: pd.DataFrame, curves: pd.DataFrame) -> go.Figure:
         figure.update_yaxes(title="drift, nats", range=[0, 1.08 * np.fmax(highest, near.max())], row=row)
     figure.update_xaxes(type="log", dtick="D2", tickformat="~s")  # it fires early or never
     figure.update_xaxes(title="tokens since the switch", row=max(1, len(rows)))
-    return styled(figure, 270 * max(1, len(rows)))
+    return styled(figure, PANEL_HEIGHT * max(1, len(rows)))
 
 
 def was_spent(results: pd.DataFrame, curves: pd.DataFrame) -> bool:

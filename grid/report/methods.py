@@ -1,11 +1,11 @@
 """The methods in a paragraph each, every number filled in; what is not known is left out."""
 
-import json
 from pathlib import Path
 from typing import Any
 
 from grid.report.content import Run, Section, listed, path_of, some
 from grid.report.groups import percent, unique
+from lethe.corpora.parquet import read_json
 
 
 def section(run: Run) -> Section | None:
@@ -40,10 +40,7 @@ def _models(run: Run, config: dict[str, Any]) -> str:
 
 def _corpora(run: Run, config: dict[str, Any], records: list[dict[str, Any]]) -> str:
     found, sizes = config.get("corpora"), _sizes(run, records)
-    told = []
-    for name in run.corpora:
-        size = sizes.get(name)
-        told.append(name + (f" ({size})" if size else ""))
+    told = [f"{name} ({sizes[name]})" if name in sizes else name for name in run.corpora]
     parts = [f"Corpora. {listed(told)}."]
     source = config.get("source")
     if isinstance(found, dict) and all(path_of(made, "dataset", "path") for made in found.values()):
@@ -132,12 +129,11 @@ def _evaluation(config: dict[str, Any]) -> str:
     again = path_of(config, "stage", "relearning_tokens")
     contexts = unique(model["context"] for model in config.get("models", {}).values())
     tokens = listed(f"{evaluation['sequences'] * context:,}" for context in contexts)
-    size = f" ({tokens} tokens)" if tokens else ""
     watched = "".join(f"; {each}" for each in also)
     branch = f" A side branch of {again:,} tokens learns the earlier corpus again." if again else ""
     return (
         f"Evaluation. Loss in nats per token on the same {evaluation['sequences']} held-out sequences of each "
-        f"corpus{size} at every mark, in float32, denser after a switch{watched}.{branch} Forgetting is "
+        f"corpus ({tokens} tokens) at every mark, in float32, denser after a switch{watched}.{branch} Forgetting is "
         "the loss on an earlier corpus at the end minus its loss when its own stage ended; the gain lost is that over "
         "what its stage had gained beyond a model that did not see it. Intervals are Student's 95 % over seeds, "
         "which tell nothing of other held-out texts; comparisons are paired by seed."
@@ -157,7 +153,7 @@ def _records(run: Run) -> list[dict[str, Any]]:
     """stage.json of the finished stages, where the stage store is beside the grid."""
     found = []
     for key in unique(run.results["stage_key"].dropna()) if "stage_key" in run.results else []:
-        if record := _json(run.folder.parent / "stages" / str(key) / "stage.json"):
+        if record := read_json(run.folder.parent / "stages" / str(key) / "stage.json"):
             found.append(record)
     return found
 
@@ -168,7 +164,7 @@ def _sizes(run: Run, records: list[dict[str, Any]]) -> dict[str, str]:
     found = {}
     for name in run.corpora if len(folders) == 1 else ():
         path = run.folder.parent.parent / "data" / "tokens" / folders[0] / name / "meta.json"
-        splits = (_json(path) or {}).get("splits", {})
+        splits = (read_json(path) or {}).get("splits", {})
         if {"train", "val"} <= splits.keys():
             train, val = splits["train"], splits["val"]
             found[name] = (
@@ -176,11 +172,3 @@ def _sizes(run: Run, records: list[dict[str, Any]]) -> dict[str, str]:
                 f"{val['tokens']:,} in {val['documents']:,} held out"
             )
     return found
-
-
-def _json(path: Path) -> dict[str, Any] | None:
-    try:
-        found = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return found if isinstance(found, dict) else None

@@ -21,7 +21,7 @@ from grid.report.content import (
 )
 from grid.report.geometry import cka_maps
 from grid.report.groups import Group, forgotten, seed_groups, unique, waiting
-from grid.report.style import draw, looks, panels, plain, styled
+from grid.report.style import PANEL_HEIGHT, draw, looks, panels, plain, styled
 
 GAUGES = ("kl_self", "kl/", "weight_distance")
 RESAMPLES, FEWEST_ARMS = 1000, 3
@@ -117,7 +117,7 @@ def monitor_curves(results: pd.DataFrame, curves: pd.DataFrame) -> go.Figure:
         figure.update_yaxes(title=plain(key[2]), rangemode="tozero", row=row, col=1)
     figure.update_xaxes(title="tokens since the switch", row=max(1, len(rows)), col=1)
     figure.update_xaxes(title="forgetting, nats", row=max(1, len(rows)), col=2)
-    return styled(figure, 270 * max(1, len(rows)), waiting(groups))
+    return styled(figure, PANEL_HEIGHT * max(1, len(rows)), waiting(groups))
 
 
 def spearman(x: np.ndarray, y: np.ndarray, counts: np.ndarray | None = None) -> np.ndarray:

@@ -21,9 +21,8 @@ from grid.report.content import (
     with_interval,
 )
 from grid.report.groups import Group, forgotten, percent, seed_groups, settings, unique
-from grid.report.style import COLOURS, FAMILY, draw, errors, look, looks, panels, plain, rule, styled
+from grid.report.style import COLOURS, FAMILY, PANEL_HEIGHT, draw, errors, look, looks, panels, plain, rule, styled
 from lethe.evaluation.fits import PowerLaw, fit_decline
-from lethe.evaluation.intervals import mean_interval
 
 ROW, MOST_ROWS = 21, 3  # pixels an arm; panels one below the other
 Family = tuple[str, str, str, str, list[Group]]
@@ -36,10 +35,9 @@ def section(run: Run) -> Section | None:
     parts: list[Picture | Table] = []
     families = _families(run.groups)
     rows = unique((baseline, earlier) for baseline, _, _, earlier, _ in families)
-    for baselines in (
-        [unique(b for b, _ in rows)] if len(rows) <= MOST_ROWS else [[b] for b in unique(b for b, _ in rows)]
-    ):
-        parts += [_by_ratio(run, baselines, [f for f in families if f[0] in baselines], len(rows) > MOST_ROWS)]
+    every, alone = unique(baseline for baseline, _ in rows), len(rows) > MOST_ROWS
+    for baselines in [[baseline] for baseline in every] if alone else [every]:
+        parts.append(_by_ratio(run, baselines, [f for f in families if f[0] in baselines], alone))
     parts += [table] if families and (table := _declines(families)) else []
     for key, title, results, here in each_setting(run):
         if len(here) > 1:
@@ -109,7 +107,7 @@ def forgetting_by_ratio(results: pd.DataFrame) -> go.Figure:
     ratios = sorted({g.ratio for *_, arms in families for g in arms if g.ratio is not None})
     figure.update_xaxes(tickvals=list(map(_root, ratios)), ticktext=list(map(percent, ratios)))
     figure.update_xaxes(title="interleaving ratio", row=max(1, len(rows)))
-    return styled(figure.update_yaxes(zeroline=True, rangemode="tozero"), 270 * max(1, len(rows)))
+    return styled(figure.update_yaxes(zeroline=True, rangemode="tozero"), PANEL_HEIGHT * max(1, len(rows)))
 
 
 def forgetting_of_arms(results: pd.DataFrame) -> go.Figure:
@@ -236,7 +234,7 @@ def _root(ratio: float | None) -> float:
 
 def _spoken(baseline: str, model: str, name: str, earlier: str, arms: list[Group]) -> str:
     metric = f"forgetting/{earlier}"
-    points = ", ".join(f"{percent(g.ratio)}: {with_interval(mean_interval(g.values(metric)))}" for g in arms)
+    points = ", ".join(f"{percent(g.ratio)}: {with_interval(g.interval(metric))}" for g in arms)
     return f"{baseline}, {model}, {name}, forgetting of {earlier} in nats by ratio: {points}"
 
 

@@ -44,15 +44,11 @@ def _about(alike: list[dict[str, Any]], seconds: dict[str, float], root: bool) -
     """`food (tiny): 200,192 tokens, 12 s at each of 3 seeds, part of 69 cells`."""
     name = alike[0]["name"].split(" after ")[0] + (f" ({alike[0]['model']})" if root else "")
     seeds = len({stage["seed"] for stage in alike})
-    tokens = listed_once(f"{stage['tokens']:,}" for stage in alike)
+    tokens = " or ".join(unique(f"{stage['tokens']:,}" for stage in alike))
     took = [seconds[stage["id"]] for stage in alike if stage["id"] in seconds]
     time = f", {number(float(np.mean(took)), 1)} s" if took else ""
     each = f" at each of {seeds} seeds" if seeds > 1 else f" at seed {alike[0]['seed']}"
     return f"{name}: {tokens} tokens{time}{each}, part of {some(sum(stage['cells'] for stage in alike), 'cell')}"
-
-
-def listed_once(words: Any) -> str:
-    return " or ".join(unique(words))
 
 
 def _seconds(run: Run) -> dict[str, float]:
@@ -83,8 +79,7 @@ def _costs(run: Run) -> Table | None:
     extras = [name for name in EXTRAS if name in ALWAYS or any(cost.get(name) for cost in costs.values())]
     rows = []
     for label, cost in costs.items():
-        row = [Value(label), text(cost["needs"])]
-        row += [extra(cost[name]) for name in extras]
+        row = [Value(label), text(cost["needs"]), *(extra(cost[name]) for name in extras)]
         rows.append([*row, Value(BUDGET[cost["budget"]]), measured(mean_interval(later.get(label, [])), 1)])
     heads = [Column("intervention", numeric=False), Column("needs of the earlier corpora", numeric=False)]
     heads += [Column(EXTRAS[name]) for name in extras]
@@ -111,14 +106,11 @@ def _speeds(run: Run) -> Table | None:
     rows = []
     for model in unique(g.model for g in run.groups):
         of_model = [g for g in run.groups if g.model == model]
-
-        def over(metric: str, groups: Any = of_model) -> Any:
-            return mean_interval(value for g in groups for value in g.values(metric))
-
         size = run.plan["models"].get(model, {})
         row = [Value(model), _count(size.get("parameters")), _count(size.get("flops_per_token"))]
-        row += [measured(over("train_seconds"), 1), measured(over("tokens_per_second"), 0)]
-        row += [measured(over("mfu"), 1, 100)]
+        for metric, digits, scale in (("train_seconds", 1, 1), ("tokens_per_second", 0, 1), ("mfu", 1, 100)):
+            mean = mean_interval(value for g in of_model for value in g.values(metric))
+            row.append(measured(mean, digits, scale))
         rows.append(row)
     heads = [Column("model", numeric=False), Column("parameters"), Column("FLOPs a token")]
     heads += [Column("seconds a cell", with_half=True), Column("tokens a second", with_half=True)]

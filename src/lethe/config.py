@@ -178,8 +178,7 @@ def _describe(model: type[BaseModel], raw: RawConfig, error: dict[str, Any]) -> 
     allowed = allowed.removeprefix("Input ").removeprefix("should be ").replace("a valid tuple", "a list")
     if error["type"] == "extra_forbidden":
         fields = list(_model_at(model, location[:-1]).model_fields)
-        near = difflib.get_close_matches(str(location[-1]), fields, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = _did_you_mean(str(location[-1]), fields)
         return f"{_where(raw, location)}: unknown field {field!r}{hint}; allowed: {', '.join(fields)}"
     if error["type"] == "missing":
         return f"{_where(raw, location)}: {field}: missing; it must be given"
@@ -188,6 +187,11 @@ def _describe(model: type[BaseModel], raw: RawConfig, error: dict[str, Any]) -> 
     if "; allowed:" in allowed:
         return f"{_where(raw, location)}: {field}: {allowed}"
     return f"{_where(raw, location)}: {field}: found {found}; allowed: {allowed}"
+
+
+def _did_you_mean(found: str, allowed: list[str]) -> str:
+    near = difflib.get_close_matches(found, allowed, n=1)
+    return f" (did you mean {near[0]!r}?)" if near else ""
 
 
 def _where(raw: RawConfig, location: Location) -> str:
@@ -223,7 +227,6 @@ def named(kind: str, name: str) -> Path:
     """The project's own YAML of a `kind` ("corpora", "models"); raises ValueError naming those there are."""
     there = sorted(path.stem for path in (CONFIGS / kind).glob("*.yaml"))
     if name not in there:
-        near = difflib.get_close_matches(name, there, n=1)
-        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        hint = _did_you_mean(name, there)
         raise ValueError(f"found {name!r}{hint}; allowed: {', '.join(there)} (configs/{kind}/NAME.yaml)")
     return CONFIGS / kind / f"{name}.yaml"

@@ -219,7 +219,9 @@ def _write(text: str, out: Path | None, force: bool) -> None:
     if out is None:
         print(text, end="")
         return
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}", out.stem):
+    from lethe.corpora.named import NAME  # slow to import, and needed here alone
+
+    if not re.fullmatch(NAME, out.stem):
         raise UserError(f"--out: found {out.name!r}; allowed: letters, digits, '_', '.' and '-' (it names the results)")
     if out.exists() and not force:
         raise UserError(f"--out: found {out}, which is there; allowed: another name, or --force to replace it")

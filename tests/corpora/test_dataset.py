@@ -251,7 +251,7 @@ def test_what_is_wrong_is_named_and_nothing_is_run(tmp_path: Path, form: str, me
     assert not (tmp_path / "ran").exists()
 
 
-def test_fields_that_are_not_there(tmp_path: Path) -> None:
+def test_fields_that_are_not_there() -> None:
     with pytest.raises(UserError, match=r"found unknown field 'words'; allowed: description, .*dataset"):
         corpus("s.jsonl", words=["a"])
     with pytest.raises(UserError, match=r"dataset: found unknown field 'trust_remote_code'; allowed: path, name, "):

@@ -9,8 +9,9 @@ import pytest
 
 from lethe.config import UserError
 from lethe.corpora.domains import CorpusConfig, load_corpus_config
-from lethe.corpora.extract import Extraction, is_finished, scan_unit
+from lethe.corpora.extract import Extraction, scan_unit
 from lethe.corpora.merge import merge
+from lethe.corpora.parquet import read_manifest
 from lethe.corpora.select import PAGES
 from lethe.corpora.source import open_source
 from lethe.files import sha256
@@ -158,8 +159,8 @@ def test_a_damaged_corpus_is_not_finished_and_is_made_again(storage: Path, toy: 
     path.unlink()
     if harm.startswith("cut"):
         path.write_bytes(whole[:-10])
-    assert not is_finished(folder)
-    assert is_finished(extraction.folders["car"])
+    assert read_manifest(folder) is None
+    assert read_manifest(extraction.folders["car"])
     run(extraction)
     assert {name: files_of(folder) for name, folder in extraction.folders.items()} == before
 
@@ -169,7 +170,7 @@ def test_a_corpus_too_small_to_split_says_why_pages_were_rejected(storage: Path,
     extraction = begin(storage, {**toy.corpora, "zebra": rare})
     with pytest.raises(UserError, match=r"corpus zebra: found 0 documents, .*off_topic 377"):
         run(extraction)
-    assert not any(is_finished(folder) for folder in extraction.folders.values())
+    assert not any(map(read_manifest, extraction.folders.values()))
 
 
 def test_folders_depend_on_all_corpora_and_the_source_but_not_on_their_order(storage: Path, toy: Any) -> None:

@@ -75,7 +75,7 @@ def test_damaged_row_groups_are_refused_or_skipped_counted_and_named(storage: Pa
     assert refusing.fingerprint != extraction.fingerprint
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_flipped_bytes_give_pages_or_one_error(storage: Path, toy: Any, data: st.DataObject) -> None:
     whole = toy.write(storage / "flip.parquet", toy.pages(toy.soup, range(30))).read_bytes()

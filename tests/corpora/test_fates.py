@@ -4,7 +4,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lethe.config import UserError
@@ -16,7 +16,6 @@ from lethe.corpora.select import text_hash
 PAGES = st.lists(st.tuples(st.integers(0, 12), st.integers(1, 50)), min_size=1, max_size=60)
 
 
-@settings(deadline=None)
 @given(PAGES, st.sampled_from([None, 0.1, 0.25, 0.5, 1.0]), st.sampled_from([None, 1, 40, 400, 10_000]))
 def test_neither_a_host_nor_the_corpus_gets_more_than_its_limit(
     pages: list[tuple[int, int]], share: float | None, budget: int | None

@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 import publicsuffixlist
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from publicsuffixlist import PublicSuffixList
 
@@ -36,7 +36,6 @@ def test_every_rule_is_applied_as_the_library_applies_it() -> None:
     assert sites(pa.array([f"http://{host}/" for host in hosts])).registrable_domain.to_pylist() == expected
 
 
-@settings(deadline=None)  # the first call reads the list
 @given(
     st.lists(
         st.tuples(
@@ -58,7 +57,6 @@ def test_a_host_is_what_urllib_finds_and_its_domain_what_the_library_says(parts:
         assert host == (expected if expected == domain else expected.removeprefix("www."))
 
 
-@settings(deadline=None)  # the first call reads the list
 @given(st.lists(st.none() | st.text() | st.text().map(lambda text: "http://" + text), max_size=8))
 def test_any_text_has_a_site_or_none_whatever_stands_beside_it(urls: list[str | None]) -> None:
     found = sites(pa.array(urls, pa.string()))

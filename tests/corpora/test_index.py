@@ -132,7 +132,7 @@ def test_the_bytes_depend_neither_on_order_nor_on_place(storage: Path, tmp_path:
     assert hashes(other) == hashes(first)
 
 
-def test_killed_at_any_moment_the_same_bytes_come_out(storage: Path, tmp_path: Path) -> None:
+def test_killed_at_any_moment_the_same_bytes_come_out(storage: Path) -> None:
     expected = hashes(make(begin(storage, "pages")))
     shutil.rmtree(begin(storage, "pages").root)
     command = [sys.executable, "-c", ALONE, str(storage)]

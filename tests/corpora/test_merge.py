@@ -9,7 +9,7 @@ import pytest
 
 from lethe.config import UserError
 from lethe.corpora.domains import CorpusConfig
-from lethe.corpora.extract import Extraction, is_finished, scan_unit
+from lethe.corpora.extract import Extraction, scan_unit
 from lethe.corpora.merge import merge
 from lethe.corpora.select import PAGES
 from lethe.corpora.source import open_source
@@ -154,7 +154,7 @@ def test_overlap_is_reported_and_refused_above_its_bound(tmp_path: Path, toy: An
     left = list((tmp_path / "refused" / "data" / "corpora").iterdir())
     assert [folder.name.startswith("units-") for folder in left] == [True]
     loose = {name: corpus.model_copy(update={"max_overlap": 0.9}) for name, corpus in corpora.items()}
-    assert is_finished(extract(tmp_path / "allowed", rows, loose, toy).folders["soup"])
+    assert extract(tmp_path / "allowed", rows, loose, toy).is_finished
 
 
 def test_pages_come_as_they_were_with_host_and_scores(tmp_path: Path, toy: Any, rows: Rows) -> None:

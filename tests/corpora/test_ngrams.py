@@ -2,7 +2,7 @@ import re
 
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lethe.corpora.ngrams import ngrams, words
@@ -22,7 +22,6 @@ def reference(text: str) -> list[str]:
     return [word for word in re.split(f"[{SIGNS}]+", pa.compute.utf8_lower(text).as_py()) if word]
 
 
-@settings(deadline=None)
 @given(TEXTS)
 def test_equal_words_have_equal_hashes_and_no_others(texts: list[str]) -> None:
     hashes, starts = words(pa.array(texts, pa.string()))
@@ -32,7 +31,6 @@ def test_equal_words_have_equal_hashes_and_no_others(texts: list[str]) -> None:
     assert len(pairs) == len(set(expected)) == len(set(hashes.tolist()))
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("ab ", max_size=40), max_size=5), st.integers(1, 13))
 def test_equal_ngrams_have_equal_hashes_and_no_others(texts: list[str], n: int) -> None:
     hashes, whole = ngrams(words(pa.array(texts, pa.string())), n)

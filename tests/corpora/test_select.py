@@ -4,7 +4,7 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lethe.config import read_yaml, validate
@@ -69,7 +69,6 @@ def test_a_page_of_two_domains_belongs_to_neither(toy: Any) -> None:
     assert select(toy.table([mostly_soup]), toy.corpora)[0]["corpus"].to_pylist() == ["soup"]
 
 
-@settings(deadline=None)
 @given(st.lists(st.text("onion soup engine tyre the\n", max_size=80) | st.none(), max_size=8))
 def test_every_page_is_a_candidate_or_counted_once(toy: Any, texts: list[str | None]) -> None:
     pages = toy.table([toy.page(text, i) for i, text in enumerate(texts)])

@@ -1,6 +1,6 @@
 import numpy as np
 import pyarrow as pa
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lethe.corpora.split import ENOUGH, Split, split
@@ -16,7 +16,6 @@ def divide(documents: list[tuple[str | None, int, int]], share: float) -> Split:
     return split(pa.array(hosts, pa.string()), pa.array(map(str, clusters), pa.string()), np.array(tokens), share)
 
 
-@settings(deadline=None)  # the first call imports
 @given(DOCUMENTS, SHARES)
 def test_the_held_out_share_is_whole_and_never_exceeded(
     documents: list[tuple[str | None, int, int]], share: float

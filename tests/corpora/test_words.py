@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from lethe.corpora import words as module
@@ -44,13 +44,11 @@ def check(texts: list[str | None], lists: tuple[tuple[str, ...], ...], first: in
         assert found == [expected(text or "", words, first) for text in texts]
 
 
-@settings(deadline=None)
 @given(st.lists(TEXTS | st.none(), min_size=1, max_size=8), st.sampled_from([7, 50, 10_000]))
 def test_words_are_counted_as_a_pattern_counts_them(texts: list[str | None], first: int) -> None:
     check(texts, LISTS, first)
 
 
-@settings(deadline=None)
 @given(st.lists(st.text(st.sampled_from("carOZ _-\n8é"), max_size=60), min_size=1, max_size=5))
 def test_whatever_the_text(texts: list[str | None]) -> None:
     check(texts, LISTS, 10_000)

@@ -36,7 +36,7 @@ def split_of(folder: Path, lengths: list[int], shards: int) -> tuple[TokenSplit,
     return TokenSplit(folder, split, np.dtype("<u2")), documents
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     lengths=st.lists(st.integers(1, 70), min_size=1, max_size=12),
     context=st.integers(1, 80),

@@ -104,7 +104,7 @@ def tokenizer(toy_tokens: TokenData) -> Tokenizer:
     return load_tokenizer(toy_tokens.tokenizer_path)
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.integers(0, 1000), st.integers(1, 30), st.integers(12, 60))
 def test_items_are_fair(tokenizer, first: int, each: int, pages: int):
     train, val = ([mined_page(n) for n in range(first + at, first + at + pages)] for at in (0, pages))

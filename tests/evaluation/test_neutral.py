@@ -58,7 +58,7 @@ def test_runs_are_broken_by_words_of_one_corpus_and_by_marks():
     ]  # no run is long enough after "soup", and none goes over a comma
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.integers(0, 1000), st.integers(0, 30), st.integers(5, 12))
 def test_items_are_fair_and_favour_no_corpus(tokenizer: Tokenizer, first: int, each: int, count: int):
     train, val = pages(first, 30), pages(first + 30, count)

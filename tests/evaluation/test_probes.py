@@ -75,7 +75,7 @@ def test_scores_are_those_of_one_call_a_token(model: torch.nn.Module, toy_tokens
     np.testing.assert_allclose(np.stack(probes.scores(model)), by_hand(model, toy_tokens, ITEMS), rtol=2e-5, atol=2e-5)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(st.lists(st.tuples(*[st.text("abe s", min_size=1, max_size=9).filter(str.strip)] * 5), min_size=1, max_size=6))
 def test_scores_of_any_items_that_share_prompts_and_beginnings(model, toy_tokens, texts):
     items = [item(i, *five) for i, five in enumerate(texts)]

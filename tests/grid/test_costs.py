@@ -116,10 +116,10 @@ def test_what_grows_is_in_the_plan_and_in_the_results():
     assert need.gradients == need.optimizer // 2 == 4 * grown  # the trunk has neither gradients nor moments
 
 
-def route(of: str, model: str = "tiny4", baseline: str = "sequential_ab", *more: str) -> tuple[dict, Tree]:
+def route(of: str, baseline: str = "sequential_ab", *more: str) -> tuple[dict, Tree]:
     """Costs and tree of two grids' worth: a routed arm's, on a model of 344,640 parameters."""
     arms = f"interventions={{r: {{kind: route, of: {of}}}}}"
-    axes = ["grids=[]", "seeds=[0]", "interleaving_ratios=[0]", f"models=[{model}]", "tokenizer.vocab_size=2048"]
+    axes = ["grids=[]", "seeds=[0]", "interleaving_ratios=[0]", "models=[tiny4]", "tokenizer.vocab_size=2048"]
     grid = load_grid(GRID, [arms, *axes, f"baselines=[{baseline}]", *more])
     (cell,) = expand(grid)
     return cell_costs(grid, cell), Tree(grid)
@@ -160,14 +160,14 @@ def test_the_growth_of_the_routed_fracture_of_the_shipped_grid_is_58_percent():
 
 
 def test_of_a_chain_of_routed_fractures_each_model_goes_on_from_the_one_before():
-    known, _ = route("{kind: fracture, rank: 16, router: none}", "tiny4", "{abc: [food, automotive, food]}")
+    known, _ = route("{kind: fracture, rank: 16, router: none}", "{abc: [food, automotive, food]}")
     assert known["growth"] == pytest.approx(2 * FRACTURE / ALL)
     passes = 2 * (HEAD + MATRICES) + 4 * 4 * 64 * 64
     assert known["run_flops"] == pytest.approx((3 * passes + 2 * FRACTURE + 4 * FRACTURE) / passes - 1)
 
 
 def test_learning_again_after_a_mixture_trains_both_its_models():
-    _, tree = route("{kind: freeze, parts: [bottom]}", "tiny4", "sequential_ab", "stage.relearning_tokens=50_000")
+    _, tree = route("{kind: freeze, parts: [bottom]}", "sequential_ab", "stage.relearning_tokens=50_000")
     (branch,) = tree.cells[0].branches
     plan = next(s for s in tree.plan()["stage_list"] if s["id"] == branch.identity)
     assert plan["parameters"] == 2 * ALL

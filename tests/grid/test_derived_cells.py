@@ -61,7 +61,7 @@ def test_one_waits_while_another_cell_trains_what_it_reads(tmp_path):
     tree = Tree(load_grid(tmp_path / "g.yaml"))
     half, plain = (next(cell for cell in tree.cells if cell.intervention == label) for label in ("half", "none"))
     first = plain.stages[0].identity
-    queue = Queue([half, plain], set(tree.stages) - {first})
+    queue = Queue([half, plain], set(tree.stages) - {first}, retries=0)
     queue.waiting.remove(plain)
     queue.begin("trial", plain)
     assert plain.stages[1].identity in half.needed

@@ -31,7 +31,7 @@ def test_what_is_refused_for_a_while_arrives_and_is_told_once(capsys: pytest.Cap
     assert said.count("the post does not take") == said.count("the post answers again") == 1
 
 
-def test_a_letter_that_is_never_taken_stops_no_other(capsys: pytest.CaptureFixture[str]):
+def test_a_letter_that_is_never_taken_stops_no_other():
     came: list[str] = []
 
     def send(letter: str) -> None:

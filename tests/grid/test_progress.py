@@ -50,7 +50,7 @@ def test_quiet_tells_only_what_goes_wrong(tree, capsys, clock):
     assert line.endswith(f"{bad.name} diverged: not a number at step 3")
 
 
-def test_what_is_kept_tells_the_same_to_others(tree, capsys):
+def test_what_is_kept_tells_the_same_to_others(tree):
     ran, bad = tree.cells[:2]
     first = ran.stages[0]
     missing = {identity for identity in tree.stages if identity != first.identity}

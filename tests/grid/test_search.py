@@ -3,7 +3,7 @@
 import pytest
 
 from grid.cells import Cell
-from grid.queue import Outcome, Queue
+from grid.queue import RETRIES, Outcome, Queue
 from grid.spec import load_grid
 from grid.tree import Tree
 
@@ -14,7 +14,7 @@ def tree() -> Tree:
 
 
 def queue_of(tree: Tree, finished: tuple[str, ...] = ()) -> Queue:
-    return Queue(tree.cells, set(tree.stages) - set(finished))
+    return Queue(tree.cells, set(tree.stages) - set(finished), RETRIES)
 
 
 def begin(queue: Queue, trial: str) -> Cell:

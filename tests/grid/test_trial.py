@@ -27,13 +27,13 @@ def cell_and_setup(tmp_path, toy_tokens, **changes):
 def test_it_tells_of_every_evaluation_and_of_every_stage_that_is_finished(tmp_path, toy_tokens):
     cell, setup = cell_and_setup(tmp_path, toy_tokens)
     first, second = (stage.identity for stage in cell.stages)
-    told = [(result["status"], result.get("stage"), result.get("step")) for result in train_cell(cell, setup)]
+    told = [(result["status"], result.get("stage"), result.get("step")) for result in train_cell(cell, setup, ())]
     marks = sorted({0, 1, 2, 4, 5, 10} & {step for _, stage, step in told if stage == first})
     for stage in (first, second):
         assert [step for status, its, step in told if (status, its) == ("running", stage)] == marks
         assert ("trained", stage, None) in told
     assert told[-1] == ("finished", None, None)
-    again = [result["status"] for result in train_cell(cell, setup)]
+    again = [result["status"] for result in train_cell(cell, setup, ())]
     assert again == ["trained", "trained", "finished"]
 
 
@@ -41,7 +41,7 @@ def test_while_another_program_trains_its_stage_it_waits_and_says_so(tmp_path, t
     monkeypatch.setattr(grid.trial, "SECONDS_BETWEEN_SIGNS", 0.05)
     cell, setup = cell_and_setup(tmp_path, toy_tokens)
     job = setup.job(cell.stages[0])
-    results = train_cell(cell, setup)
+    results = train_cell(cell, setup, ())
     with job.store.own(job.key):
         waiting = [next(results) for _ in range(3)]
     assert [(result["status"], result["done"]) for result in waiting] == [("waiting", False)] * 3
@@ -50,7 +50,7 @@ def test_while_another_program_trains_its_stage_it_waits_and_says_so(tmp_path, t
 
 def test_a_stage_that_diverged_ends_the_cell_and_is_noted(tmp_path, toy_tokens):
     cell, setup = cell_and_setup(tmp_path, toy_tokens, **{"stage.learning_rate": 1e30})
-    *_, last = train_cell(cell, setup)
+    *_, last = train_cell(cell, setup, ())
     job = setup.job(cell.stages[0])
     assert (last["status"], last["stage"], last["done"]) == ("diverged", cell.stages[0].identity, True)
     assert job.store.diverged(job.key) == last["reason"]

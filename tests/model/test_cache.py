@@ -28,7 +28,7 @@ def some_ids(batch: int, tokens: int) -> Tensor:
     return torch.randint(VOCAB, (batch, tokens), generator=torch.Generator().manual_seed(0))
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(st.lists(st.integers(1, 24), min_size=1).filter(lambda pieces: sum(pieces) <= 24), st.integers(1, 3))
 def test_a_text_read_in_pieces_gives_the_logits_of_the_whole(pieces: list[int], batch: int) -> None:
     model, ids = drawn(), some_ids(batch, sum(pieces))

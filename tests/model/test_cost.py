@@ -13,6 +13,7 @@ from lethe.interventions.fracture import Fracture, grow
 from lethe.model.build import build_model, initialise
 from lethe.model.config import ModelConfig, load_model_config
 from lethe.model.cost import (
+    NO_GROWTH,
     Growth,
     Memory,
     flops_per_token,
@@ -66,7 +67,8 @@ def bytes_kept(model: nn.Module, config: ModelConfig, rows: int, precision: str)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_what_is_kept_is_what_autograd_saves(shape: dict, precision: str, implementation: str):
     config = ModelConfig(**shape, implementation=implementation)
-    assert kept(config, VOCAB, 4, precision) == pytest.approx(bytes_kept(built(config), config, 4, precision), rel=0.05)
+    counted = kept(config, VOCAB, 4, precision, (), NO_GROWTH)
+    assert counted == pytest.approx(bytes_kept(built(config), config, 4, precision), rel=0.05)
 
 
 def fractured(config: ModelConfig, **parameters: Any) -> tuple[Fractured, Growth]:
@@ -89,7 +91,7 @@ def test_beside_a_frozen_trunk_no_more_is_kept_than_counted_and_nearly_as_much(s
     found = bytes_kept(model, config, 4, precision) / kept(config, VOCAB, 4, precision, (), growth)
     assert at_least < found < 1.01
     model.requires_grad_(True)  # a later stage trains all of it
-    found = bytes_kept(model, config, 4, precision) / kept(config, VOCAB, 4, precision, (growth,))
+    found = bytes_kept(model, config, 4, precision) / kept(config, VOCAB, 4, precision, (growth,), NO_GROWTH)
     assert found == pytest.approx(1, abs=0.05)
 
 
@@ -102,7 +104,7 @@ def test_a_mixture_that_trains_keeps_what_its_models_keep_and_its_own(shape, pre
         path, growth = fractured(config, rank=4) if i else (built(config, seed=1), Growth())
         model = Routed(model, path.requires_grad_(True), "bayes", 0.9)
         grown.append(growth._replace(beside=True))
-        counted = kept(config, VOCAB, 4, precision, grown)
+        counted = kept(config, VOCAB, 4, precision, grown, NO_GROWTH)
         assert bytes_kept(model, config, 4, precision) == pytest.approx(counted, rel=0.02)
 
 

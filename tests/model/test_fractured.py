@@ -145,7 +145,7 @@ def test_chosen_rows_are_a_delta_that_is_0_elsewhere():
     torch.testing.assert_close(logits(some, some_ids()), logits(every, some_ids()), atol=1e-5, rtol=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.integers(1, 40), st.sampled_from([0.0, 0.5, 0.9, 1.0]), st.floats(0.1, 3), st.floats(-2, 2), st.integers(0, 9)
 )

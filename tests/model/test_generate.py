@@ -55,7 +55,7 @@ def test_temperature_0_takes_the_likeliest_after_a_window_that_lets_go_of_its_fi
         window.append(token)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     context=st.integers(1, 9),
     prompt=st.lists(st.integers(0, VOCAB - 1), min_size=1, max_size=25),

@@ -69,7 +69,7 @@ shapes = st.builds(
 )
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(shapes, st.integers(1, 5000))
 def test_the_count_is_that_of_any_model(config: ModelConfig, vocab_size: int) -> None:
     assert parameters(config, vocab_size) == numel(config, vocab_size)

@@ -84,7 +84,7 @@ def test_the_state_has_these_names_and_shapes(implementation: str) -> None:
 
 
 @pytest.mark.parametrize("implementation", ["torch", "fundamentals"])
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(t=st.integers(0, 15), shift=st.integers(1, VOCAB - 1))
 def test_a_token_changes_nothing_before_it_and_something_from_it(implementation: str, t: int, shift: int) -> None:
     model = drawn(sized((2, 2, 16, 32, 16, 0), implementation), scale=2.5)

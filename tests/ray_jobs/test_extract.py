@@ -9,7 +9,7 @@ import pytest
 from alone import run_alone
 
 from lethe.corpora.domains import load_corpus_config
-from lethe.corpora.extract import Extraction, is_finished, scan_unit
+from lethe.corpora.extract import Extraction, scan_unit
 from lethe.corpora.merge import merge
 from lethe.corpora.source import open_source
 from lethe.files import sha256
@@ -71,7 +71,7 @@ def test_with_ray_the_files_are_the_same_and_progress_is_told_apart(storage: Pat
     done = extract(storage)
     assert done.returncode == 0, done.stderr
     assert hashes(extraction) == expected
-    assert all(is_finished(folder) for folder in extraction.folders.values())
+    assert extraction.is_finished
     assert not extraction.missing_units()
     assert len(done.stdout.splitlines()) == 6
     assert done.stderr.splitlines()[-1].split("] ", 1)[1].startswith("scanned 7,082 of 7,082 rows, ")

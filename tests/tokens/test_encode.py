@@ -78,7 +78,7 @@ def test_torture_texts_are_encoded_alike(fast: Fast, fast_pairs: Fast) -> None:
         assert not any(EOS_ID in ids for ids in found)
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(texts=st.lists(st.text() | st.sampled_from(["<eos>", " <eos>\n", "a<eos>b"]), max_size=5))
 def test_any_texts_are_encoded_alike(fast_pairs: Fast, texts: list[str]) -> None:
     found = fast_pairs.encode(texts)

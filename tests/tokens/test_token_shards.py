@@ -49,7 +49,7 @@ def as_documents(ids: np.ndarray) -> list[list[int]]:
     return [list(piece[:-1]) for piece in np.split(ids, np.flatnonzero(ids == EOS_ID) + 1)[:-1]]
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(texts=st.lists(st.text() | st.none() | st.just("a <eos> b"), max_size=8))
 def test_a_part_decodes_to_its_documents(
     texts: list[str | None], tokenizer: Tokenizer, tmp_path_factory: pytest.TempPathFactory
@@ -83,7 +83,7 @@ def write_encoded(folder: Path, number: int, documents: list[list[int]]) -> Path
 Documents = st.lists(st.lists(st.integers(1, 65535), max_size=6), max_size=6)
 
 
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 @given(encoded=st.lists(Documents, max_size=4), limit=st.integers(1, 30), context=st.integers(1, 9))
 def test_shards_and_windows_partition_the_stream(
     encoded: list[list[list[int]]], limit: int, context: int, tmp_path_factory: pytest.TempPathFactory

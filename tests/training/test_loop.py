@@ -243,17 +243,6 @@ def test_a_stage_of_no_steps_is_its_parent(job):
         assert torch.equal(tensor, load_model(empty.store, empty.key).state_dict()[name])
 
 
-def test_batches_hold_the_mixture_and_never_repeat_within_an_epoch(toy_tokens):
-    a_stage = stage(mixture={"food": 0.75, "automotive": 0.25}, tokens=64 * 256)
-    sampler = MixtureSampler(a_stage, toy_tokens)
-    rows = np.concatenate([sampler.rows(step) for step in range(a_stage.steps)])
-    split = {c: toy_tokens.split(c, "train") for c in CORPORA}
-    windows = {c: {tuple(row) for row in s.read(np.arange(s.windows(32)), 32)} for c, s in split.items()}
-    food = [tuple(row) for row in rows if tuple(row) in windows["food"]]
-    assert len(food) == a_stage.drawn["food"] == 48 * 8
-    assert len(set(food)) == min(len(food), len(windows["food"]))
-
-
 def test_bf16_is_refused_where_it_would_be_emulated(job, monkeypatch):
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: False)

@@ -52,6 +52,12 @@ def test_a_seed_orders_the_rows_and_none_comes_twice(read):
     assert not np.array_equal(one, other)
 
 
+def test_none_comes_again_before_all_have_come(read, toy_tokens):
+    there = toy_tokens.split("food", "train").windows(CONTEXT)
+    rows = read(stage(tokens=(there + 2 * BATCH) * CONTEXT))
+    assert distinct(rows[:there]) == distinct(rows) == there < len(rows)
+
+
 def test_a_later_stage_reads_on_where_those_before_it_ended(read):
     first, other = stage(), stage(mixture={"automotive": 1}, parent=stage())
     rows = np.concatenate([read(first), read(stage(parent=first)), read(stage(parent=other, reads=()))])

@@ -30,6 +30,7 @@ from lethe.corpora.source import BadFileError, OnBadFile, Source, Unit, open_sou
 from lethe.files import fingerprint, write_json
 
 VERSION = 3  # of what the extraction does; counted up whenever it would keep other pages, or split them otherwise
+CORPORA = Path("data", "corpora")  # in a storage
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ class Extraction:
 
     @property
     def root(self) -> Path:
-        return self.storage / "data" / "corpora"
+        return self.storage / CORPORA
 
     @property
     def folders(self) -> dict[str, Path]:
@@ -82,7 +83,7 @@ class Extraction:
 
     @property
     def is_finished(self) -> bool:
-        return all(is_finished(folder) for folder in self.folders.values())
+        return all(map(read_manifest, self.folders.values()))
 
     @property
     def units(self) -> list[Unit]:
@@ -158,16 +159,10 @@ def open_extraction(
 
     Raises UserError as open_source and open_dataset.
     """
-    root = storage / "data" / "corpora"
     sets = {name: corpus for name, corpus in corpora.items() if isinstance(corpus, DatasetCorpus)}
-    documents = {name: Documents(open_dataset(name, corpus, storage), root) for name, corpus in sets.items()}
+    documents = {n: Documents(open_dataset(n, corpus, storage), storage / CORPORA) for n, corpus in sets.items()}
     opened = open_source(source, storage, on_bad_file) if len(sets) < len(corpora) else None
     return Extraction(opened, corpora, storage, documents)
-
-
-def is_finished(folder: Path) -> bool:
-    """Whether a corpus's folder is whole: its manifest is there, and every file it lists in full length."""
-    return read_manifest(folder) is not None
 
 
 def _check_same(began: dict[str, list[Any]], now: dict[str, list[Any]], source: Source, folder: Path) -> None:

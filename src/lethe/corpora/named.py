@@ -8,7 +8,8 @@ from lethe.config import named, read_yaml
 from lethe.corpora.dataset import DatasetCorpus
 from lethe.corpora.domains import CorpusConfig
 
-Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?$")]
+NAME = r"^[A-Za-z0-9](?:[A-Za-z0-9_.-]{0,62}[A-Za-z0-9_-])?$"
+Name = Annotated[str, StringConstraints(pattern=NAME)]
 Corpus = CorpusConfig | DatasetCorpus
 
 

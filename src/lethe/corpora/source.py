@@ -125,7 +125,7 @@ def open_source(source: str, storage: Path, on_bad_file: OnBadFile = "refuse") -
     if source == "sample":
         from lethe.corpora.sample import write_sample
 
-        write_sample(storage / "data" / "sample")  # does nothing where the whole of it lies already
+        write_sample(Path(_location(source, storage)))  # does nothing where the whole of it lies already
     try:
         fs, path = file_system(_location(source, storage))
         entries = _list(fs, path)
@@ -240,7 +240,7 @@ def _reader(fs: Any, path: str, size: int) -> Callable[[int, int], bytes]:
 
 
 def read_pages(unit: Unit) -> Iterator[pa.Table]:
-    """The rows of a unit, about a thousand at a time, as tables of schema FINEWEB; what the file lacks is null.
+    """The rows of a unit, up to about four thousand at once, as tables of schema FINEWEB; what the file lacks is null.
 
     Raises BadFileError where the file cannot be decoded, or only into more memory than a worker has; UserError where
     the file is not the one that was listed, before the first rows or after the last.

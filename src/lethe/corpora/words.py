@@ -1,4 +1,4 @@
-"""How often the words of several lists stand on each page, in array operations over a thousand pages at once.
+"""How often the words of several lists stand on each page, in array operations over up to about four thousand.
 
 Patterns of a thousand alternatives cost four times what reading the pages costs. Here the first four bytes of every
 word of a text are looked up in a table; the one in twenty that may be in a list is then compared whole.

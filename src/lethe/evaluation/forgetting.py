@@ -13,7 +13,7 @@ from lethe.evaluation.fits import PowerLaw, fit_growth
 from lethe.evaluation.history import History
 
 
-def final_loss(history: History, corpus: str) -> float | None:
+def final_loss(history: History, corpus: str) -> float:
     """L_X at the end of the sequence."""
     return float(history.losses(corpus)[-1])
 

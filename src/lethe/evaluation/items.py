@@ -1,5 +1,6 @@
 """A knowledge probe: a question in four choices, of a corpus or of none."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -24,6 +25,12 @@ class Item(Config):
     prompt: Text
     answer: Text
     distractors: tuple[Text, Text, Text]
+
+
+def is_rival(other: str, answer: str, counts: Mapping[str, int]) -> bool:
+    """Whether one may stand beside the answer: neither holds the other, or is over four times as frequent."""
+    common, rare = counts[answer], counts[other]
+    return max(common, rare) <= 4 * min(common, rare) and not overlap(other, answer)
 
 
 def overlap(one: str, other: str) -> bool:

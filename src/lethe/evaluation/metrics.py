@@ -15,20 +15,20 @@ CorpusMetric = Callable[[History, str], float | None]
 CellMetric = Callable[[History], float | None]
 
 
-def tokens(history: History) -> float | None:
+def tokens(history: History) -> float:
     """Tokens trained on over the sequence, shared stages counted."""
     return float(sum(stage.tokens for stage in history.stages))
 
 
-def train_seconds(history: History) -> float | None:
+def train_seconds(history: History) -> float:
     """Wall time of the stages as recorded when they were trained, evaluations included."""
     return sum(stage.seconds for stage in history.stages)
 
 
 def tokens_per_second(history: History) -> float | None:
     """`tokens` over `train_seconds`."""
-    seconds = sum(stage.seconds for stage in history.stages)
-    return sum(stage.tokens for stage in history.stages) / seconds if seconds else None
+    seconds = train_seconds(history)
+    return tokens(history) / seconds if seconds else None
 
 
 def mfu(history: History) -> float | None:

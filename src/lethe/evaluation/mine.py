@@ -1,31 +1,28 @@
 """Knowledge probes: sentences cut before an answer, with three wrong answers to each, from a corpus's own pages.
 
 A corpus cut from the built-in sample is asked for the sample's facts, which are known: exact. Any other is mined by
-`patterns`, without a model or a download, and asks how its own pages go on. Of 40 items from real pages on food and
-cars (8 of each type, drawn at random and read one by one), 33 were well formed: four choices that fit the gap, one of
-them best. In 18 the answer is knowledge that a reader could have from elsewhere; in the others it is the page's own
-word or figure, as how long a recipe bakes. Definitions are few, and most distractors of a procedure belong to other
-dishes. A small model does not learn what a page states once (after 300,000 tokens every type was at chance):
-`probe_metrics.probe_counts` says which count.
+`patterns`, without a model or a download, and asks how its own pages go on. Most items are well formed: four choices
+that fit the gap, one of them best. In about half the answer is knowledge that a reader could have from elsewhere; in
+the others it is the page's own word or figure, as how long a recipe bakes. Definitions are few, and most distractors of
+a procedure belong to other dishes. A small model does not learn what a page states once: `probe_metrics.probe_counts`
+says which count.
 
-Nothing mined is paraphrased, for pages seldom say one thing twice. Of 1,133 held-out spans of those pages that are no
-measure ("5 minutes"), 30 have a training sentence with the same answer, a rare word in common and no four words alike;
-read one by one, none of the 30 states the same fact. With two rare words in common there is 1. Measures give hundreds,
-mostly coincidences. Beside the corpora's items stand `neutral` ones. Imports no torch.
+Nothing mined is paraphrased, for pages seldom say one thing twice: sentences with the same answer and a rare word in
+common state other facts. Figures: docs/decisions.md. Beside the corpora's items stand `neutral` ones. Imports no torch.
 """
 
 import random
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from tokenizers import Tokenizer
 
 from lethe.config import Config, RawConfig, UserError, validate
 from lethe.corpora.parquet import read_json, read_manifest
 from lethe.corpora.sample.facts import Fact, facts
-from lethe.evaluation.items import NEUTRAL, Item, overlap
+from lethe.evaluation.items import NEUTRAL, Item, is_rival, overlap
 from lethe.evaluation.neutral import neutral_items
 from lethe.evaluation.patterns import Span, spans
 from lethe.files import fingerprint, write_json
@@ -33,7 +30,8 @@ from lethe.tokens.meta import read_meta
 from lethe.tokens.shards import TokenData
 from lethe.tokens.tokenizer import load_tokenizer, pages
 
-VERSION = 2  # raise it whenever the same pages give other items; the tests hold a fingerprint of some
+Version = Literal[2]  # raise it whenever the same pages give other items; the tests hold a fingerprint of some
+(VERSION,) = get_args(Version)
 MINED_CHARACTERS = 8_000_000  # of each split, from its beginning
 TRIES = 60  # answers looked at for three distractors
 
@@ -41,7 +39,7 @@ TRIES = 60  # answers looked at for three distractors
 class ProbeFile(Config):
     """`probes-FP.json` in a tokens folder."""
 
-    version: Literal[2]
+    version: Version
     items: list[Item]
 
 
@@ -199,11 +197,9 @@ class _Miner:
         return []
 
     def _fits(self, other: str, span: Span) -> bool:
-        common, rare = self.counts[span.answer], self.counts[other]
         return (
-            max(common, rare) <= 4 * min(common, rare)
+            is_rival(other, span.answer, self.counts)
             and span.page not in self.pages[other]
-            and not overlap(other, span.answer)
             and other.lower() not in f"{span.prompt} {span.sentence}".lower()
         )
 

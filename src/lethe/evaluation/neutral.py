@@ -4,12 +4,9 @@ An item is a run of words on a held-out page that all corpora use about alike, i
 runs come from the pages of one corpus as from those of any other. It asks for no fact, but for common English: what a
 model loses here it lost of the language, and not of a domain.
 
-On the sample models of 150,000 tokens have .80 of 40 items right, and as many after the other corpus. They do better by
-about .1 on runs of their own corpus's pages, which is why each gives as many. On real pages (40 items, 4 layers, 5
-seeds) the model of cars has .57 right after 400,000 tokens and .45 after food; the model of recipes, which hold little
-common prose, .44 and .62 after cars. Neither is better on its own pages. 40 items count from .39 on; 2 layers after
-200,000 tokens of recipes are below (.36), so there the set says nothing. Where ALIKE is 4 there are 96 items instead of
-50, less well answered (.33 by the model of recipes). Imports no torch.
+On the sample models do better by about .1 on runs of their own corpus's pages, which is why each gives as many. Where
+ALIKE is 4 real pages give 96 items instead of 50, less well answered (.33 by the model of recipes, instead of .44).
+Other figures: docs/decisions.md. Imports no torch.
 """
 
 import random
@@ -21,7 +18,7 @@ from typing import NamedTuple
 
 from tokenizers import Tokenizer
 
-from lethe.evaluation.items import NEUTRAL, Item, overlap
+from lethe.evaluation.items import NEUTRAL, Item, is_rival
 from lethe.evaluation.patterns import SHORTEST_PROMPT, is_prose, sentences
 
 ALIKE = 3.0  # the largest share of a word in a corpus over the smallest
@@ -109,12 +106,7 @@ class _Maker:
 
     def _fits(self, other: str, answer: str) -> bool:
         """Whether a word is about as long and as frequent as the answer."""
-        common, rare = self.shared[answer], self.shared[other]
-        return (
-            abs(self.tokens[other] - self.tokens[answer]) <= 1
-            and max(common, rare) <= 4 * min(common, rare)
-            and not overlap(other, answer)
-        )
+        return abs(self.tokens[other] - self.tokens[answer]) <= 1 and is_rival(other, answer, self.shared)
 
     def _item(self, run: Run, others: list[str]) -> Item:
         name = f"{NEUTRAL}-word-held_out-{run.answer}"

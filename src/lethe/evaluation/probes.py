@@ -5,8 +5,8 @@ answer is above s of every distractor; its margin is the difference to the best 
 length stand beside it: s a UTF-8 byte, which no tokenizer moves, and s(x | q) - s(x | <eos>), which takes away what a
 model holds of a choice before it reads the prompt (calibration as in Holtzman et al. 2021, "Surface Form Competition").
 What all three show is no matter of length. The mean a token is the default, for a choice after `<eos>` alone is unlike
-any text that the model has seen, and what it gives there is noise: on the sample, whose facts a small model has learned
-(.93 to 1.00 right of each type), calibration finds .43 to 1.00.
+any text that the model has seen, and what it gives there is noise: calibrated, facts that a small model has learned are
+missed (docs/decisions.md).
 """
 
 from collections.abc import Sequence

@@ -27,12 +27,12 @@ def fraction_lost(history: History, corpus: str) -> float | None:
 
 def intransigence(history: History, corpus: str) -> float | None:
     """L_B(AB) - L_B(A+B) when B's own stage ended (Chaudhry et al. 2018, eq. 6: joint minus sequential accuracy)."""
-    return _minus(learned_loss(history, corpus), _combined_loss(history, corpus))
+    return minus(learned_loss(history, corpus), _combined_loss(history, corpus))
 
 
 def gap_to_combined(history: History, corpus: str) -> float | None:
     """L_X at the end minus that of training on everything at once, the usual upper bound."""
-    return _minus(final_loss(history, corpus), _combined_loss(history, corpus))
+    return minus(final_loss(history, corpus), _combined_loss(history, corpus))
 
 
 def _combined_loss(history: History, corpus: str) -> float | None:
@@ -42,7 +42,7 @@ def _combined_loss(history: History, corpus: str) -> float | None:
     return losses[0] if losses and len(history.trained_on) > 1 else None
 
 
-def _minus(a: float | None, b: float | None) -> float | None:
+def minus(a: float | None, b: float | None) -> float | None:
     return None if a is None or b is None else a - b
 
 
@@ -66,7 +66,7 @@ def forward_transfer(history: History) -> float | None:
 
 def average_loss(history: History) -> float | None:
     """Mean of the final losses over the corpora that the cell trained on."""
-    return _mean([float(history.losses(corpus)[-1]) for corpus in history.trained_on])
+    return _mean([final_loss(history, corpus) for corpus in history.trained_on])
 
 
 def _mean(values: list[float]) -> float | None:

@@ -82,6 +82,9 @@ class InterventionConfig(Config):
         return find(self.kind)(self.typed, *arguments)
 
 
+PLAIN = InterventionConfig(kind="none")
+
+
 def _describe(kind: type[Intervention], error: dict[str, Any]) -> str:
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "missing":

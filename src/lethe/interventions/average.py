@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import Field
 
 from lethe.config import Config
-from lethe.interventions import InterventionConfig
+from lethe.interventions import PLAIN
 from lethe.interventions.interface import Cost, Intervention
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Average(Intervention):
 
     @classmethod
     def reads(cls, parameters: Config, stage: Stage) -> tuple[Stage, ...]:
-        return (stage.altered(intervention=InterventionConfig(kind="none")),)
+        return (stage.altered(intervention=PLAIN),)
 
     def at_end(self, model: nn.Module) -> None:
         trained = self.switch.frozen(self.switch.stage.reads[0]).state_dict()

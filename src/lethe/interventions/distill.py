@@ -23,7 +23,6 @@ from lethe.config import Config
 from lethe.interventions.interface import Cost, Intervention, Switch
 
 if TYPE_CHECKING:
-    from numpy import ndarray
     from torch import Tensor, nn
 
 
@@ -51,7 +50,6 @@ class Distill(Intervention):
         from lethe.interventions.derived import Pool, buffer, self_samples
 
         super().__init__(parameters, switch)
-        self.pool = None
         if parameters.weight and parameters.on == "self_samples":
             self.pool = Pool(self_samples(switch, parameters.sequences, parameters.start), parameters.rows, switch)
         elif parameters.weight and parameters.on == "buffer":
@@ -69,9 +67,6 @@ class Distill(Intervention):
             return Cost(weights=1, flops=4 / 3 if parameters.weight else 1)  # a forward pass is a third of a step
         needs: Literal["samples", "buffer"] = "buffer" if parameters.on == "buffer" else "samples"
         return Cost(needs, weights=1, rows=parameters.rows, flops=1 + 4 / 3 * parameters.rows)
-
-    def extra_rows(self, step: int) -> ndarray | None:
-        return self.pool.at(step) if self.pool else None
 
     def penalty(self, logits: Tensor, rows: Tensor, extra: int) -> Tensor | None:
         if not self.parameters.weight or (self.pool and not extra):

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from numpy import ndarray
     from torch import Tensor, nn
 
+    from lethe.interventions.derived import Pool
     from lethe.model.config import ModelConfig
     from lethe.tokens.shards import TokenData
     from lethe.training.stage import Stage
@@ -111,6 +112,8 @@ class Intervention:
     reshapes: ClassVar[bool] = False
     # Whether the stage trains; one that does not is derived from the first stage it reads, in zero steps.
     trains: ClassVar[bool] = True
+    # Where `extra_rows` come from, unless a kind says otherwise (lethe.interventions.derived.Pool).
+    pool: Pool | None = None
 
     def __init__(self, parameters: Config, switch: Switch) -> None:
         self.parameters = parameters
@@ -148,7 +151,7 @@ class Intervention:
 
     def extra_rows(self, step: int) -> ndarray | None:
         """Rows that ride along in the step's forward pass: int64 [n, context + 1], on every rank its own."""
-        return None
+        return self.pool.at(step) if self.pool else None
 
     def penalty(self, logits: Tensor, rows: Tensor, extra: int) -> Tensor | None:
         """What is added to the loss of a forward pass; a step's is the mean over its passes and ranks.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pydantic import NonNegativeFloat
 
 from lethe.config import Config
-from lethe.interventions import InterventionConfig
+from lethe.interventions import PLAIN
 from lethe.interventions.interface import Cost, Intervention
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ class Prior(Intervention):
 
     @classmethod
     def reads(cls, parameters: Config, stage: Stage) -> tuple[Stage, ...]:
-        return (stage.altered(intervention=InterventionConfig(kind="none")),)
+        return (stage.altered(intervention=PLAIN),)
 
     def at_switch(self, model: nn.Module) -> nn.Module:
         from lethe.model.shifted import Shifted

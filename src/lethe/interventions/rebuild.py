@@ -21,7 +21,6 @@ from lethe.interventions import InterventionConfig
 from lethe.interventions.interface import Cost, Intervention, Switch
 
 if TYPE_CHECKING:
-    from numpy import ndarray
     from torch import Tensor, nn
 
     from lethe.training.stage import Stage
@@ -49,7 +48,6 @@ class Rebuild(Intervention):
         from lethe.interventions.derived import Pool, self_samples
 
         super().__init__(parameters, switch)
-        self.pool = None
         if parameters.weight:
             self.teacher = switch.frozen(switch.stage.reads[0])
             self.pool = Pool(self_samples(switch, parameters.sequences, "unigram"), parameters.rows, switch)
@@ -75,9 +73,6 @@ class Rebuild(Intervention):
         if teacher.intervention.kind == "route":
             model.load_state_dict(self.switch.load(teacher.reads[0]).state_dict())
         return model
-
-    def extra_rows(self, step: int) -> ndarray | None:
-        return self.pool.at(step) if self.pool else None
 
     def penalty(self, logits: Tensor, rows: Tensor, extra: int) -> Tensor | None:
         import torch

@@ -17,7 +17,6 @@ from lethe.config import Config
 from lethe.interventions.interface import Cost, Intervention, Switch
 
 if TYPE_CHECKING:
-    from numpy import ndarray
     from torch import Tensor
 
 
@@ -36,7 +35,6 @@ class ReplaySelf(Intervention):
         from lethe.interventions.derived import Pool, self_samples
 
         super().__init__(parameters, switch)
-        self.pool = None
         if parameters.weight:
             self.pool = Pool(self_samples(switch, parameters.sequences, parameters.start), parameters.rows, switch)
 
@@ -45,9 +43,6 @@ class ReplaySelf(Intervention):
         assert isinstance(parameters, cls.Parameters)
         rows = parameters.rows if parameters.weight else 0
         return Cost("samples", rows=rows, flops=1 + rows)
-
-    def extra_rows(self, step: int) -> ndarray | None:
-        return self.pool.at(step) if self.pool else None
 
     def penalty(self, logits: Tensor, rows: Tensor, extra: int) -> Tensor | None:
         from torch.nn import functional as F

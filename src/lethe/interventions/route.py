@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator
 
 from lethe.config import Config, UserError
-from lethe.interventions import InterventionConfig
+from lethe.interventions import PLAIN, InterventionConfig
 from lethe.interventions.freeze import Freeze, is_in
 from lethe.interventions.interface import Cost, Intervention
 from lethe.model.cost import Growth, parameter_sizes
@@ -43,7 +43,7 @@ class Route(Intervention):
     class Parameters(Config):
         router: Literal["bayes", "naive_bayes", "even"] = "bayes"
         gamma: Annotated[float, Field(ge=0, le=1)] = 0.9
-        of: InterventionConfig = InterventionConfig(kind="none")
+        of: InterventionConfig = PLAIN
 
         @field_validator("gamma")
         @classmethod

@@ -4,7 +4,7 @@ import hashlib
 import math
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lethe.model.config import ModelConfig
 from lethe.model.fundamentals import Transformer
@@ -34,9 +34,13 @@ def initialise(model: nn.Module, seed: int) -> None:
         if name.endswith("norm.weight"):
             parameter.fill_(1.0)
             continue
-        generator = seeded(f"{seed}/{name}")
         std = small / math.sqrt(len(writers)) if name in writers else small
-        parameter.copy_(torch.empty(parameter.shape).normal_(std=std, generator=generator))
+        parameter.copy_(drawn(parameter, parameter.shape, std, f"{seed}/{name}"))
+
+
+def drawn(like: Tensor, shape: tuple[int, ...], std: float, words: str) -> Tensor:
+    """Normal numbers from `words` alone, as float32 on the CPU, then of the type and on the device of `like`."""
+    return torch.empty(shape).normal_(std=std, generator=seeded(words)).to(like)
 
 
 def seeded(words: str) -> torch.Generator:

@@ -200,12 +200,7 @@ def rows_evaluated_at_once(context: int, vocab_size: int) -> int:
 
 
 def kept(
-    config: ModelConfig,
-    vocab_size: int,
-    rows: int,
-    precision: str,
-    grown: Sequence[Growth] = (),
-    growth: Growth = NO_GROWTH,
+    config: ModelConfig, vocab_size: int, rows: int, precision: str, grown: Sequence[Growth], growth: Growth
 ) -> int:
     """Bytes that autograd keeps of a forward of `rows` sequences for its backward, parameters apart.
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lethe.config import UserError
-from lethe.model.build import seeded
+from lethe.model.build import drawn
 from lethe.model.routed import faded_sum
 from lethe.model.transformer import Cache, FeedForward, TorchTransformer
 
@@ -32,7 +32,7 @@ class LowRank(nn.Module):
 
     def __init__(self, weight: Tensor, rank: int, seed: str) -> None:
         super().__init__()
-        self.a = nn.Parameter(_drawn(weight, (rank, weight.shape[1]), weight.shape[1] ** -0.5, seed))
+        self.a = nn.Parameter(drawn(weight, (rank, weight.shape[1]), weight.shape[1] ** -0.5, seed))
         self.b = nn.Parameter(weight.new_zeros(weight.shape[0], rank))
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Units(nn.Module):
     def __init__(self, ffn: FeedForward, units: int, seed: str) -> None:
         super().__init__()
         weight, d_model = ffn.down.weight, ffn.down.weight.shape[0]
-        self.gate_up = nn.Parameter(_drawn(weight, (2 * units, d_model), (2 / (5 * d_model)) ** 0.5, seed))
+        self.gate_up = nn.Parameter(drawn(weight, (2 * units, d_model), (2 / (5 * d_model)) ** 0.5, seed))
         self.down = nn.Parameter(weight.new_zeros(d_model, units))
 
     def forward(self, x: Tensor, gate: Tensor) -> Tensor:
@@ -223,7 +223,3 @@ def cacheable(model: nn.Module) -> TorchTransformer | None:
     while type(model) is Fractured:
         model = model.trunk
     return model if type(model) is TorchTransformer else None
-
-
-def _drawn(like: Tensor, shape: tuple[int, int], std: float, seed: str) -> Tensor:
-    return torch.empty(shape).normal_(std=std, generator=seeded(seed)).to(like)

@@ -4,17 +4,17 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from lethe.model.build import seeded
+from lethe.model.build import drawn
 
 
 class LowRank(nn.Module):
     """W + factor * b a: `a` [rank, in] is drawn as a layer's input weights would be, `b` [out, rank] begins at 0."""
 
-    def __init__(self, weight: Tensor, rank: int, factor: float, generator: torch.Generator) -> None:
+    def __init__(self, weight: Tensor, rank: int, factor: float, seed: str) -> None:
         super().__init__()
         rows, columns = weight.shape
-        drawn = torch.empty(rank, columns).normal_(std=columns**-0.5, generator=generator)
-        self.low_a, self.low_b = nn.Parameter(drawn.to(weight)), nn.Parameter(weight.new_zeros(rows, rank))
+        self.low_a = nn.Parameter(drawn(weight, (rank, columns), columns**-0.5, seed))
+        self.low_b = nn.Parameter(weight.new_zeros(rows, rank))
         self.factor = factor
 
     def forward(self, weight: Tensor) -> Tensor:
@@ -29,8 +29,8 @@ def add_low_rank(model: nn.Module, rank: int, factor: float, seed: int) -> None:
         if "blocks" in name.split(".") and getattr(module, "weight", torch.empty(0)).dim() == 2
     ]
     for name, module in matrices:
-        generator = seeded(f"{seed}/low rank/{name}")
-        parametrize.register_parametrization(module, "weight", LowRank(module.weight, rank, factor, generator))
+        added = LowRank(module.weight, rank, factor, f"{seed}/low rank/{name}")
+        parametrize.register_parametrization(module, "weight", added)
 
 
 def merge_low_rank(model: nn.Module) -> None:

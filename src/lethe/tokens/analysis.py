@@ -52,9 +52,10 @@ def analyse(tokenizer: Tokenizer, sizes: list[int], corpora: dict[str, Path]) ->
     """One row per size and corpus (folders of finished corpora).
 
     The fields: `candidate` (the size asked for), `vocab_size` (the size it came to), `corpus`, what `measure` gives
-    on at most 8 MB of the pages of the train split that the tokenizer's training left out (`is_held_out`), and under
-    `val` what it gives on at most 8 MB of the val split. The first are pages of sites that the tokenizer knows, as
-    are those a model trains on; the pages of val come from other sites, where whole sites can be held out.
+    on the first 8 MB, to the end of a page, of the train split's pages that the tokenizer's training left out
+    (`is_held_out`), and under `val` what it gives on as much of the val split. The first are pages of sites that the
+    tokenizer knows, as are those a model trains on; the pages of val come from other sites, where whole sites can be
+    held out.
 
     `tokenizer` was trained at the largest size. BPE vocabularies are nested, so the smaller ones are cut out of it.
     """

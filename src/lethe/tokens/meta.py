@@ -2,7 +2,7 @@
 
 import json
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 import numpy as np
 from pydantic import Field, NonNegativeInt
@@ -11,6 +11,8 @@ from lethe.config import Config, RawConfig, UserError, validate
 from lethe.corpora.split import SPLITS
 from lethe.files import sha256
 
+Version = Literal[1]  # of ids or shards
+(SHARDS_VERSION,) = get_args(Version)
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -40,7 +42,7 @@ class Split(Counts):
 class Meta(Config):
     """`meta.json` of one corpus."""
 
-    version: Literal[1]
+    version: Version
     dtype: Literal["uint16", "uint32"]
     tokenizer: Annotated[str, Field(pattern="^bpe[0-9]+-[0-9a-f]{8}$")]
     tokenizer_sha256: Sha256

@@ -19,6 +19,7 @@ from lethe.corpora.parquet import read_manifest
 from lethe.files import fingerprint, sha256, whole, write_json
 from lethe.tokens.encode import Difference, DisagreementError, Fast, reference
 from lethe.tokens.meta import (
+    SHARDS_VERSION,
     SPLITS,
     Counts,
     Meta,
@@ -42,7 +43,6 @@ from lethe.tokens.tokenizer import (
     text_batches,
 )
 
-SHARDS_VERSION = 1
 SHARD_TOKENS = 100_000_000
 PARTIAL = ".partial"  # in a tokens folder, while it is made: the encoded parts
 

@@ -3,6 +3,7 @@
 import json
 import logging
 import shutil
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from lethe.config import UserError
 from lethe.files import fingerprint, write_json
-from lethe.training.store import load_tensors, save_tensors
+from lethe.training.store import load_tensors, save_tensors, states
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +50,9 @@ def save(partial: Path, state: State, tensors: Tensors) -> None:
 
 def glance(partial: Path) -> tuple[int, dict[str, float]] | None:
     """The step of the newest checkpoint, and what was measured last before it; for people, so nothing is verified."""
-    for path in sorted(partial.glob("*/state.json"), reverse=True):
-        try:
-            state = json.loads(path.read_text())
-            values = {name: value for _, _, _, name, value in state["curve"]}
-            return int(state["step"]), values
-        except (OSError, ValueError, KeyError):
-            continue  # it is being replaced
+    for state in states(partial):
+        with suppress(ValueError, KeyError):
+            return int(state["step"]), {name: value for _, _, _, name, value in state["curve"]}
     return None
 
 

@@ -21,7 +21,7 @@ from pydantic import (
 
 from lethe.config import Config
 from lethe.files import canonical, digest, fingerprint
-from lethe.interventions import InterventionConfig, find
+from lethe.interventions import PLAIN, InterventionConfig, find
 from lethe.model.config import ModelConfig
 from lethe.training.mixture import draws
 
@@ -106,7 +106,7 @@ class Stage(Config):
     mixture: dict[str, NonNegativeFloat]
     tokens: NonNegativeInt
     seed: NonNegativeInt
-    intervention: InterventionConfig = InterventionConfig(kind="none")
+    intervention: InterventionConfig = PLAIN
     parent: Self | None = None
     recipe: Recipe  # after the parent, see below
     reads: tuple[Self, ...] = ()

@@ -13,7 +13,7 @@ import json
 import shutil
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -107,20 +107,15 @@ class StageStore:
         partial = self.folder(key) / "partial"
         if self.bucket and self.asks:
             self.bucket.pull(partial, "state.json")
-        for path in sorted(partial.glob("*/state.json"), reverse=True):
-            try:
-                state = json.loads(path.read_text())
-            except (OSError, ValueError):
-                continue  # it is being replaced
-            return _table(state["curve"]) if state["measured"] == measured else None
-        return None
+        state = next(states(partial), None)
+        return _table(state["curve"]) if state and state["measured"] == measured else None
 
     def has(self, key: str, measured: str, optimizer: bool = False) -> bool:
         """Whether the stage is finished and was measured as wanted (and its optimizer state kept, if that is asked)."""
         finished = self.record(key) is not None and self.curve(key, measured) is not None
         return finished and (not optimizer or self.here(self.folder(key) / "optimizer.json").is_file())
 
-    def await_finished(self, key: str, measured: str, optimizer: bool = False) -> None:
+    def await_finished(self, key: str, measured: str, optimizer: bool) -> None:
         """Wait a while for a stage that was finished elsewhere: a client of a network's file system sees it late."""
         until = time.monotonic() + LATE
         while not self.has(key, measured, optimizer) and time.monotonic() < until:
@@ -201,7 +196,14 @@ class StageStore:
         path = self.folder(key) / "curves" / f"{measured}.parquet"
         with whole(path) as temporary:
             pq.write_table(_table(rows), temporary)
-        write_json(path.with_suffix(".json"), {"sha256": sha256(path), "rows": len(rows)})
+        write_json(path.with_suffix(".json"), {"sha256": sha256(path)})
+
+
+def states(partial: Path) -> Iterator[dict[str, Any]]:
+    """The state.json of each checkpoint below `partial`, the newest first; one that is being replaced is left out."""
+    for path in sorted(partial.glob("*/state.json"), reverse=True):
+        with suppress(OSError, ValueError):
+            yield json.loads(path.read_text())
 
 
 def _table(rows: Iterable[Sequence[Any]]) -> pa.Table:

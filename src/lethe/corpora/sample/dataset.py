@@ -6,7 +6,7 @@ from typing import Any
 
 from lethe.corpora.sample.library import DOMAINS
 from lethe.corpora.sample.pages import Page, write_page
-from lethe.corpora.sample.sites import Site, choose_site, framed, portals, row, sites_of
+from lethe.corpora.sample.sites import SEED, Site, choose_site, framed, portals, row, sites_of
 
 PAGES = {"food": 1700, "automotive": 1700, "other": 3400}
 SITES = {"food": 120, "automotive": 120, "other": 170}
@@ -23,7 +23,6 @@ class Dataset:
     the original first) of what is there to trip a pipeline.
     """
 
-    seed: int
     sites: dict[str, list[Site]]
     portals: list[Site]
     rows: dict[str, Row] = field(default_factory=dict)
@@ -33,11 +32,11 @@ class Dataset:
 
     def rng(self, purpose: str) -> random.Random:
         """A generator of random numbers of its own for each purpose."""
-        return random.Random(f"{self.seed}/{purpose}")
+        return random.Random(f"{SEED}/{purpose}")
 
     def add(self, label: str, page: Page, site: Site) -> str:
         """Add a page under its label; returns its id."""
-        new = row(page, site, len(self.rows), self.seed)
+        new = row(page, site, len(self.rows))
         self.rows[new["id"]] = new
         self.texts[new["id"]] = page
         self.pages.setdefault(label, []).append(new["id"])
@@ -50,10 +49,10 @@ class Dataset:
         return framed(write_page(domain, rng), site), site
 
 
-def plain_dataset(seed: int) -> Dataset:
+def plain_dataset() -> Dataset:
     """The sample's ordinary pages, before anything is planted."""
-    rng = random.Random(f"{seed}/sites")
-    dataset = Dataset(seed, {domain: sites_of(domain, SITES[domain], rng) for domain in DOMAINS}, portals(rng))
+    rng = random.Random(f"{SEED}/sites")
+    dataset = Dataset({domain: sites_of(domain, SITES[domain], rng) for domain in DOMAINS}, portals(rng))
     for domain in DOMAINS:
         for number in range(PAGES[domain]):
             dataset.add(domain, *dataset.write(domain, dataset.rng(f"{domain}/{number}")))

@@ -29,7 +29,7 @@ class Fact(NamedTuple):
 
 @cache
 def facts() -> list[Fact]:
-    """Every fact, in the order of `facts.yaml`; the same for every seed."""
+    """Every fact, in the order of `facts.yaml`; always the same."""
     data = read_yaml(WORDS / "facts.yaml").data
     return [
         _fact(domain, type_, subject, data[domain][type_])

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from lethe.corpora.sample.library import host_words, planted
 from lethe.corpora.sample.pages import Page
 
+SEED = 0
 CHARACTERS_PER_TOKEN = 4.2  # English under GPT-2's tokenizer, roughly
 CRAWLS = (
     ("CC-MAIN-2023-50", "2023-12"),
@@ -65,14 +66,14 @@ def framed(page: Page, site: Site) -> Page:
     return page._replace(text="\n".join(part for part in (menu, page.text, footer) if part))
 
 
-def row(page: Page, site: Site, number: int, seed: int) -> dict[str, Any]:
+def row(page: Page, site: Site, number: int) -> dict[str, Any]:
     """FineWeb's record of a page; `number` is its own in the whole sample."""
-    rng = random.Random(f"{seed}/row/{number}")
+    rng = random.Random(f"{SEED}/row/{number}")
     dump, month = rng.choice(CRAWLS)
     segment, warc = rng.randrange(10**12, 10**13), rng.randrange(900)
     return {
         "text": page.text,
-        "id": f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'lethe-sample/{seed}/{number}')}>",
+        "id": f"<urn:uuid:{uuid.uuid5(uuid.NAMESPACE_URL, f'lethe-sample/{SEED}/{number}')}>",
         "dump": dump,
         "url": _url(page, site, number, rng),
         "date": _date(month, rng),
