@@ -45,6 +45,11 @@ TIMES = ("train_seconds", "tokens_per_second", "mfu")
 PR_SET_CHILD_SUBREAPER = 36
 
 
+def _hear_ctrl_c() -> None:
+    """What a shell starts in the background ignores Ctrl-C, and so would all that it starts."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Program:
     """A running program, its output, and all processes below it."""
 
@@ -58,7 +63,12 @@ class Program:
         with output.open("wb") as file:
             command = [sys.executable, "-m", *arguments]
             self.process = subprocess.Popen(
-                command, stdout=file, stderr=subprocess.STDOUT, env=given, start_new_session=True
+                command,
+                stdout=file,
+                stderr=subprocess.STDOUT,
+                env=given,
+                start_new_session=True,
+                preexec_fn=_hear_ctrl_c,
             )
 
     @property
