@@ -11,7 +11,7 @@ from grid.spec import load_grid
 from lethe.config import UserError
 from lethe.devices import readable
 from lethe.program import parser, run_program
-from ray_jobs.prepare import make_plan
+from ray_jobs.prepare import existing_tokens, make_plan
 
 
 def main(argv: list[str]) -> int:
@@ -24,7 +24,7 @@ def main(argv: list[str]) -> int:
     if grid.bucket:
         raise UserError(f"storage: found {grid.bucket}; allowed for ray_jobs.clean: a path")
     runs = grid.storage / "runs"
-    litter = clean.find(runs, [make_plan(grid)])
+    litter = clean.find(runs, [make_plan(grid, existing_tokens(grid))])
     if given.delete:
         clean.delete(runs, litter)
     total = sum(found.bytes for found in litter)

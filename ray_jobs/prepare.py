@@ -26,29 +26,25 @@ def prepare(grid: Grid) -> TokenData:
     return data
 
 
-def make_plan(grid: Grid) -> dict[str, Any]:
-    """The plan, whether it fits here, and, where the corpora exist already, stage keys and what will be reused."""
+def make_plan(grid: Grid, tokens: Path | None) -> dict[str, Any]:
+    """The plan, whether it fits here, and, where there are `tokens` already, stage keys and what will be reused."""
     tree = Tree(grid)
     asked = {name: grid.resources_of(name) for name in grid.models}
-    return with_rooms(_plan(tree), {name: room(a.cpus, a.gpus) for name, a in asked.items()})
+    return with_rooms(_plan(tree, tokens), {name: room(a.cpus, a.gpus) for name, a in asked.items()})
 
 
-def _plan(tree: Tree) -> dict[str, Any]:
-    grid, tokens = tree.grid, existing_tokens(tree.grid)
+def _plan(tree: Tree, tokens: Path | None) -> dict[str, Any]:
     if tokens is None:
         return tree.plan()
     from grid.driver import keys_of
     from lethe.training.store import StageStore
 
-    keys, store = keys_of(tree, TokenData(tokens)), StageStore(grid.storage / "runs" / "stages")
+    keys, store = keys_of(tree, TokenData(tokens)), StageStore(tree.grid.storage / "runs" / "stages")
     return tree.plan(keys, frozenset(i for i, key in keys.items() if store.record(key)))
 
 
-def too_small(grid: Grid) -> str | None:
-    """Why the corpora that are there already do not suffice for the grid."""
-    tokens = existing_tokens(grid)
-    if tokens is None:
-        return None
+def too_small(grid: Grid, tokens: Path) -> str | None:
+    """Why these tokens do not suffice for the grid; None if they do."""
     from grid.driver import check_budgets
 
     try:

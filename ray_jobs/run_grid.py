@@ -42,11 +42,12 @@ def main(argv: list[str]) -> int:
     grid = load_grid(given.config, given.overrides)
     if given.plan:
         from grid.tree import describe
-        from ray_jobs.prepare import make_plan, too_small
+        from ray_jobs.prepare import existing_tokens, make_plan, too_small
 
-        plan = make_plan(grid)
+        tokens = existing_tokens(grid)
+        plan = make_plan(grid, tokens)
         print(json.dumps(plan) if given.json else describe(plan))
-        if refused := too_small(grid):
+        if tokens and (refused := too_small(grid, tokens)):
             say(f"note: running it would be refused: {refused}")
         return 0
     from grid.fit import fit

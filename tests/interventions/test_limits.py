@@ -24,6 +24,7 @@ OFF: list[Arm] = [
     ("lr", {"scale": 1, "warmup": 0.05}),
     ("partition", {"share": 0, "width": 0}),
     ("replay_self", {"weight": 0}),
+    ("watch", {}),
 ]
 FULL: list[Arm] = [
     ("average", {"share": 1}),
@@ -63,9 +64,9 @@ def names(arms: list[Arm]) -> dict[str, Any]:
 
 def test_every_kind_has_its_limits_tested():
     """Another end than the model of A has a test of its own: distill, partition, replay_self; `own` have both."""
-    own = {"fracture", "prior", "rebuild", "route", "watch"}
+    own = {"fracture", "prior", "rebuild", "route"}
     assert {kind for kind, _ in OFF} == set(kinds()) - {"lora", "none"} - own
-    assert {kind for kind, _ in FULL} == set(kinds()) - {"none", "distill", "partition", "replay_self"} - own
+    assert {kind for kind, _ in FULL} == set(kinds()) - {"none", "distill", "partition", "replay_self", "watch"} - own
     assert {kind for kind, _ in BETWEEN} == set(kinds()) - {"none", "average", "prior", "route", "watch"}
 
 

@@ -5,7 +5,8 @@ runs come from the pages of one corpus as from those of any other. It asks for n
 model loses here it lost of the language, and not of a domain.
 
 On the sample models do better by about .1 on runs of their own corpus's pages, which is why each gives as many. Where
-ALIKE is 4 real pages give 96 items instead of 50, less well answered (.33 by the model of recipes, instead of .44).
+ALIKE is 4 real pages give 96 items instead of 50, less well answered (measured once: .33 by the model of recipes,
+instead of .44).
 Other figures: docs/decisions.md. Imports no torch.
 """
 

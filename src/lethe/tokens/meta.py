@@ -11,7 +11,7 @@ from lethe.config import Config, RawConfig, UserError, validate
 from lethe.corpora.split import SPLITS
 from lethe.files import sha256
 
-Version = Literal[1]  # of ids or shards
+Version = Literal[1]  # raise it whenever the same ids give other shards
 (SHARDS_VERSION,) = get_args(Version)
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
